@@ -1,0 +1,1 @@
+"""The command line: made of the verbs' signatures and docstrings, which are read, not imported."""

@@ -1,0 +1,176 @@
+"""How the result of each verb looks: as tables for people, as JSON for machines."""
+
+from __future__ import annotations
+
+import importlib
+import textwrap
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from nearfar.errors import NearfarError
+
+
+def show(verb: str, result: Any, asked: dict[str, Any]) -> None:
+    """Print a verb's result for people."""
+    globals()[f"_show_{verb}"](result, asked)
+
+
+def as_json(verb: str, result: Any, asked: dict[str, Any]) -> Any:
+    """A verb's result as JSON values."""
+    special = globals().get(f"_json_{verb}")
+    return special(result, asked) if special else _plain(result)
+
+
+def table(heading: list[str], rows: list[list[str]], right: int = 1) -> str:
+    """Align columns with spaces; those from number `right` on are flush right."""
+    widths = [max(len(row[i]) for row in [heading, *rows]) for i in range(len(heading))]
+
+    def line(cells: list[str]) -> str:
+        parts = [c.rjust(w) if i >= right else c.ljust(w) for i, (c, w) in enumerate(zip(cells, widths, strict=True))]
+        return "  ".join(parts).rstrip()
+
+    return "\n".join([line(heading), line(["-" * width for width in widths]), *map(line, rows)])
+
+
+def number(value: float | None) -> str:
+    """Four significant digits, or nothing."""
+    return "" if value is None else f"{value:.4g}" if abs(value) >= 10 else f"{value:.4f}"
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        return {name: _plain(member) for name, member in asdict(value).items()}
+    if isinstance(value, dict):
+        return {str(name): _plain(member) for name, member in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(member) for member in value]
+    if isinstance(value, (str, int, float, bool)) or value is None:
+        return value
+    return str(value)
+
+
+def _show_methods(result: Any, asked: dict[str, Any]) -> None:
+    if asked.get("name") is None:
+        rows = [[e.name, e.family, ", ".join(_reads(e)), e.venue, e.title] for e in result]
+        print(table(["name", "family", "reads", "venue", "title"], rows, right=9))
+        return
+    found = result[0]
+    print(f"{found.name} ({found.family})\n\n{found.docstring}\n")
+    print(f"reads: {', '.join(_reads(found))}")
+    print(f"encoders: {', '.join(found.encoders)}")
+    for h in found.hyperparameters:
+        print(f"--{h.name.replace('_', '-')} {h.annotation} = {h.default}\n{textwrap.indent(textwrap.fill(h.about, 100), '    ')}")
+
+
+def _reads(found: Any) -> list[str]:
+    return [
+        f"{role}{'?' if 'None' in kinds else ''}: {kinds.replace(' | None', '').lower()}"
+        for role, kinds in found.reads.items()
+    ]
+
+
+def _json_methods(result: Any, asked: dict[str, Any]) -> Any:
+    return [
+        {
+            "name": e.name,
+            "title": e.title,
+            "venue": e.venue,
+            "family": e.family,
+            "summary": e.summary,
+            "reads": e.reads,
+            "encoders": list(e.encoders),
+            "hyperparameters": [asdict(h) for h in e.hyperparameters],
+        }
+        for e in result
+    ]
+
+
+def _show_fit(result: Any, asked: dict[str, Any]) -> None:
+    card = result.card
+    for note in card["notes"]:
+        print(f"- {note}")
+    if card["stopped"]:
+        print(f"- stopped at step {card['steps']}: {card['stopped']}")
+    if card["kept_step"]:
+        print(f"- kept the weights of step {card['kept_step']}")
+    if card["measures"]:
+        print()
+        print(before_after(card["measures"]))
+    print(f"\n{card['steps']} steps in {card['seconds']:.0f} s; the space is in {asked['out']}")
+    print(f"ask it: nearfar search {asked['out']} {asked['table']} \"your query\"")
+
+
+def before_after(measures: dict[str, dict[str, Any]]) -> str:
+    """The table of measures before and after."""
+    rows = [
+        [name, number(m["before"]), number(m["after"]), _change(m), m["better"].replace("_", " ")]
+        for name, m in measures.items()
+    ]
+    return table(["measure", "before", "after", "change", "better is"], rows)
+
+
+def _change(m: dict[str, Any]) -> str:
+    return "" if m["before"] is None else f"{m['after'] - m['before']:+.4f}"
+
+
+def _json_fit(result: Any, asked: dict[str, Any]) -> Any:
+    return {"out": str(asked["out"]), **result.card}
+
+
+def _show_embed(result: Any, asked: dict[str, Any]) -> None:
+    print(f"wrote {result}")
+
+
+def _json_embed(result: Any, asked: dict[str, Any]) -> Any:
+    return {"out": str(result)}
+
+
+def _show_measure(result: Any, asked: dict[str, Any]) -> None:
+    rows = [[m.name, number(m.value), f"{m.n:,}", m.better.replace("_", " "), m.about] for m in result.values()]
+    print(table(["measure", "value", "n", "better is", "what it says"], rows, right=9))
+    if asked.get("report"):
+        print(f"\nreport: {asked['report']}")
+
+
+def _show_search(result: Any, asked: dict[str, Any]) -> None:
+    for query, hits in zip(asked["queries"], result, strict=True):
+        print(f"? {query}")
+        for hit in hits:
+            cells = "  ".join(_short(cell) for cell in hit.cells.values() if isinstance(cell, (str, int, float)))
+            print(f"  {hit.score:.3f}  row {hit.row:,}  {cells}")
+        print()
+
+
+def _short(cell: Any, width: int = 100) -> str:
+    text = " ".join(str(cell).split())
+    return text if len(text) <= width else text[: width - 1] + "…"
+
+
+def _json_search(result: Any, asked: dict[str, Any]) -> Any:
+    return [
+        {"query": query, "hits": [_plain(hit) for hit in hits]}
+        for query, hits in zip(asked["queries"], result, strict=True)
+    ]
+
+
+def _own(verb: str, what: str) -> Any:
+    """A verb whose result needs more words brings them itself."""
+    module = importlib.import_module(f"nearfar.verbs.{verb}")
+    if not hasattr(module, what):
+        raise NearfarError(f"nearfar.verbs.{verb} has no {what}")
+    return getattr(module, what)
+
+
+def _show_compare(result: Any, asked: dict[str, Any]) -> None:
+    print(_own("compare", "as_text")(result))
+    if asked.get("out"):
+        print(f"\nwritten to {Path(asked['out'])}")
+
+
+def _show_reproduce(result: Any, asked: dict[str, Any]) -> None:
+    print(_own("reproduce", "as_text")(result))
+
+
+def _show_demo(result: Any, asked: dict[str, Any]) -> None:
+    print(_own("demo", "as_text")(result))

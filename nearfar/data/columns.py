@@ -1,0 +1,296 @@
+"""Columns: which kind the cells are of, and how a stored cell becomes what `Table.rows` hands over."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nearfar.data.kinds import Id, Image, Kind, Label, Number, Text, Vector
+from nearfar.data.readers.folders import IMAGE_SUFFIXES
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from datasets import Dataset
+    from PIL.Image import Image as Picture
+
+SAMPLE = 1000
+"""Rows that the kind of a column is read off from."""
+FEW = 3
+"""A column of labels repeats each value at least this often on average."""
+SCAN = 1000
+"""Rows in memory at once in a pass over the table."""
+
+_MAGIC = (b"\x89PNG\r\n", b"\xff\xd8\xff", b"GIF8", b"RIFF", b"BM", b"II*\0", b"MM\0*")
+_WHOLE = re.compile(r"(0|-?[1-9][0-9]{0,17})\Z")
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column in a role.
+
+    Attributes:
+        name: its name in the file.
+        kind: what its cells are read as.
+        decode: stored cell -> cell as `Table.rows` hands it over; raises ValueError with the reason
+            when the cell is not of the kind.
+        label_names: names of the classes in the order of their integers (labels only).
+    """
+
+    name: str
+    kind: type[Kind]
+    decode: Callable[[Any], Any]
+    label_names: tuple[str, ...] = ()
+
+
+def stored_cells(dataset: Dataset, names: Sequence[str], rows: Any) -> dict[str, list[Any]]:
+    """Cells of some rows (a slice, or a list of indices) as stored; lists of numbers as float32 [d]."""
+    table = dataset.with_format("arrow", columns=list(names))[rows]
+    return {name: _unpacked(table.column(name)) for name in names}
+
+
+def scan(dataset: Dataset, names: Sequence[str]) -> Iterator[tuple[int, dict[str, list[Any]]]]:
+    """All rows in order, a window at a time: (index of the first row, its cells)."""
+    for start in range(0, len(dataset), SCAN):
+        yield start, stored_cells(dataset, names, slice(start, start + SCAN))
+
+
+def _numeric_list(kind: pa.DataType) -> bool:
+    import pyarrow.types as types
+
+    if not (types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)):
+        return False
+    return types.is_floating(kind.value_type) or types.is_integer(kind.value_type)
+
+
+def _unpacked(column: pa.ChunkedArray) -> list[Any]:
+    if not _numeric_list(column.type):
+        return column.to_pylist()
+    cells: list[Any] = []
+    for chunk in column.chunks:
+        values = chunk.flatten().to_numpy(zero_copy_only=False)
+        with np.errstate(over="ignore"):
+            values = values.astype(np.float32)
+        lengths = np.array(chunk.value_lengths().fill_null(0), dtype=np.int64)
+        parts = np.split(values, np.cumsum(lengths)[:-1]) if len(lengths) else []
+        cells += [
+            part if valid else None for part, valid in zip(parts, chunk.is_valid().to_pylist(), strict=True)
+        ]
+    return cells
+
+
+def _image_bytes(cell: Any, folder: Path | None) -> bytes:
+    if isinstance(cell, dict):
+        cell = cell.get("bytes") or cell.get("path")
+    if isinstance(cell, bytes):
+        return cell
+    if not cell:
+        raise ValueError("the picture has neither bytes nor a file")
+    path = (folder or Path()) / cell
+    try:
+        return path.read_bytes()
+    except (OSError, ValueError) as missing:
+        reason = getattr(missing, "strerror", None) or missing
+        raise ValueError(f"the picture {path} cannot be read ({reason})") from None
+
+
+def open_image(cell: Any, folder: Path | None) -> Picture:
+    """Decode a picture to RGB, upright (EXIF), the first frame of an animation.
+
+    Raises:
+        ValueError: there is no such file, or it is no picture, or it is cut off.
+    """
+    from PIL import Image as Pictures
+    from PIL import ImageOps
+
+    encoded = _image_bytes(cell, folder)
+    try:
+        with Pictures.open(io.BytesIO(encoded)) as picture:
+            picture.load()
+            upright = ImageOps.exif_transpose(picture)
+            if upright.mode.startswith("I"):
+                # 16-bit grey: converting to RGB would clip all but the darkest 256 levels to white.
+                upright = Pictures.fromarray((np.asarray(upright).clip(0, 65535) / 257).astype(np.uint8))
+            return upright.convert("RGB")
+    except (OSError, SyntaxError, ValueError, Pictures.DecompressionBombError) as broken:
+        path = cell.get("path") if isinstance(cell, dict) else cell
+        named = f" {path}" if isinstance(path, str) else ""
+        raise ValueError(f"the picture{named} cannot be decoded ({broken})") from None
+
+
+def _is_image(cells: Sequence[Any], folder: Path | None) -> bool:
+    if all(isinstance(cell, str) for cell in cells):
+        if not all(Path(cell).suffix.lower() in IMAGE_SUFFIXES for cell in cells):
+            return False
+        return any(((folder or Path()) / cell).is_file() for cell in cells[:20])
+    try:
+        return _image_bytes(cells[0], folder).startswith(_MAGIC)
+    except ValueError:
+        return isinstance(cells[0], dict) and Path(str(cells[0].get("path"))).suffix.lower() in IMAGE_SUFFIXES
+
+
+def _parsed_vector(cell: Any) -> np.ndarray:
+    if isinstance(cell, np.ndarray):
+        return cell
+    try:
+        values = json.loads(cell)
+    except (ValueError, RecursionError):
+        values = None
+    if not isinstance(values, list) or not all(type(v) in (int, float) for v in values):
+        raise ValueError("not a list of numbers")
+    try:
+        with np.errstate(over="ignore"):
+            return np.array(values, dtype=np.float32)
+    except OverflowError:
+        raise ValueError("holds an integer too large for a vector") from None
+
+
+def _parsed_number(cell: Any) -> float:
+    try:
+        return float(cell)
+    except (ValueError, TypeError):
+        raise ValueError("not a number") from None
+
+
+def _accepts(parse: Callable[[Any], Any], cells: Sequence[Any]) -> bool:
+    try:
+        for cell in cells:
+            parse(cell)
+    except ValueError:
+        return False
+    return True
+
+
+def detect(dataset: Dataset, name: str, folder: Path | None) -> type[Kind] | None:
+    """The kind that the first cells of a column suggest; None where it is of no kind (nested data)."""
+    found = dataset.features[name]
+    if type(found).__name__ == "ClassLabel":
+        return Label
+    [stored] = stored_cells(dataset, [name], slice(0, SAMPLE)).values()
+    cells = [cell for cell in stored if cell is not None and not (isinstance(cell, str) and not cell.strip())]
+    if not cells:
+        return Text
+    first = cells[0]
+    if isinstance(first, (np.ndarray, bool)):
+        return Label if isinstance(first, bool) else Vector
+    if isinstance(first, (dict, bytes)):
+        return Image if _is_image(cells, folder) else None
+    if isinstance(first, float):
+        return Number
+    if isinstance(first, int):
+        return _repeated(cells) or (Id if len(set(cells)) == len(cells) else Number)
+    return _kind_of_strings(cells, folder) if isinstance(first, str) else None
+
+
+def _repeated(cells: Sequence[Any]) -> type[Kind] | None:
+    return Label if len(set(cells)) * FEW <= len(cells) else None
+
+
+def _kind_of_strings(cells: Sequence[str], folder: Path | None) -> type[Kind]:
+    if _accepts(_parsed_number, cells):
+        whole = all(_WHOLE.match(cell) for cell in cells)
+        named = _repeated(cells) or (Id if len(set(cells)) == len(cells) else None)
+        return named if whole and named else Number
+    if cells[0].lstrip().startswith("[") and _accepts(_parsed_vector, cells):
+        return Vector
+    if _is_image(cells, folder):
+        return Image
+    if max(map(len, cells)) <= 60 and _repeated(cells):
+        return Label
+    names = all(
+        len(cell) <= 60 and not re.search(r"\s", cell) and re.search(r"[0-9]", cell) for cell in cells
+    )
+    return Id if names and len(set(cells)) == len(cells) else Text
+
+
+def can_hold(dataset: Dataset, name: str, kind: type[Kind]) -> bool:
+    """Whether the stored type of a column allows it to be read as `kind`; strings allow all kinds."""
+    import pyarrow.types as types
+
+    if type(dataset.features[name]).__name__ == "ClassLabel":
+        return kind in (Label, Id)
+    stored = dataset.features.arrow_schema.field(name).type
+    if types.is_string(stored) or types.is_large_string(stored):
+        return True
+    if types.is_integer(stored) or types.is_boolean(stored):
+        return kind in (Label, Id, Number)
+    if types.is_floating(stored):
+        return kind in (Number, Label)
+    if types.is_binary(stored) or types.is_large_binary(stored) or types.is_struct(stored):
+        return kind is Image
+    return kind is Vector and _numeric_list(stored)
+
+
+def bind(dataset: Dataset, name: str, kind: type[Kind], folder: Path | None) -> Column:
+    """Read a column as `kind`. For labels this is a pass over the column: it collects the classes."""
+    if kind is Image:
+        return Column(name, kind, lambda cell: open_image(cell, folder))
+    if kind is Label:
+        return _bind_labels(dataset, name)
+    decode = {Text: lambda cell: cell, Vector: _parsed_vector, Number: _parsed_number, Id: _identity}[kind]
+    return Column(name, kind, decode)
+
+
+def _identity(cell: Any) -> int:
+    """Integers, also those written as strings, stay; other strings become 63 bits of their hash."""
+    if isinstance(cell, int) or _WHOLE.match(cell):
+        return int(cell)
+    return int.from_bytes(hashlib.blake2b(cell.encode(), digest_size=8).digest()) >> 1
+
+
+def _class_name(cell: Any) -> str:
+    if isinstance(cell, float):
+        if not cell.is_integer():
+            raise ValueError("not a class: classes are strings or integers")
+        cell = int(cell)
+    return str(cell).strip()
+
+
+def _bind_labels(dataset: Dataset, name: str) -> Column:
+    known = getattr(dataset.features[name], "names", None)
+    if known is not None:
+
+        def checked(cell: int) -> int:
+            if not 0 <= cell < len(known):
+                raise ValueError(f"{cell} is no class: the column has {len(known)} classes")
+            return cell
+
+        return Column(name, Label, checked, tuple(known))
+    found = {
+        _class_name(cell)
+        for _, cells in scan(dataset, [name])
+        for cell in set(cells[name]) - {None, ""}
+        if not isinstance(cell, float) or cell.is_integer()
+    } - {""}
+    numeric = all(_WHOLE.match(value) for value in found)
+    names = tuple(sorted(found, key=int) if numeric else sorted(found))
+    index = {value: at for at, value in enumerate(names)}
+    return Column(name, Label, lambda cell: index[_class_name(cell)], names)
+
+
+def content_bytes(column: Column, cells: Sequence[Any], folder: Path | None) -> Iterator[bytes]:
+    """What the fingerprint of a table is taken of: the meaning of the cells, however they are stored."""
+    if column.kind in (Text, Image):
+        parts = [cell.encode() if column.kind is Text else _image_bytes(cell, folder) for cell in cells]
+        yield np.array([len(part) for part in parts], dtype="<i8").tobytes()
+        yield from parts
+    elif column.kind is Label:
+        yield from content_bytes(
+            Column(column.name, Text, str),
+            [column.label_names[column.decode(cell)] for cell in cells],
+            folder,
+        )
+    else:
+        for cell in cells:
+            value = np.asarray(column.decode(cell))
+            yield (
+                np.array(value.shape, dtype="<i8").tobytes()
+                + value.astype(value.dtype.newbyteorder("<")).tobytes()
+            )

@@ -1,0 +1,94 @@
+"""The kinds of value that a column of a table can hold.
+
+A method says with them what it reads: `reads = {"text": Text, "positive": Text | None}`.
+The classes are names only: they are never instantiated, and importing them costs nothing.
+"""
+
+from __future__ import annotations
+
+import types
+from typing import Any
+
+
+class Kind:
+    """What one cell of a column is. `name` is the word that messages and the command line use."""
+
+    name = "value"
+
+    @classmethod
+    def holds(cls, cell: Any) -> bool:
+        """Whether `cell`, as `Table.rows` hands it over, is of this kind."""
+        return False
+
+
+class Text(Kind):
+    """A Unicode string with at least one character that is not white space."""
+
+    name = "text"
+
+    @classmethod
+    def holds(cls, cell: Any) -> bool:
+        return isinstance(cell, str)
+
+
+class Image(Kind):
+    """A picture; handed to encoders as an RGB `PIL.Image.Image`."""
+
+    name = "image"
+
+    @classmethod
+    def holds(cls, cell: Any) -> bool:
+        return type(cell).__module__.startswith("PIL.")
+
+
+class Vector(Kind):
+    """A list of finite numbers, as long in every row; handed over as float32 [d]."""
+
+    name = "vector"
+
+    @classmethod
+    def holds(cls, cell: Any) -> bool:
+        return type(cell).__module__ == "numpy" and getattr(cell, "ndim", 0) == 1
+
+
+class Label(Kind):
+    """A class: a string or an integer; handed over as an int, names in `Table.label_names`."""
+
+    name = "label"
+
+    @classmethod
+    def holds(cls, cell: Any) -> bool:
+        return isinstance(cell, int)
+
+
+class Number(Kind):
+    """A finite number, such as a similarity score; handed over as a float."""
+
+    name = "number"
+
+    @classmethod
+    def holds(cls, cell: Any) -> bool:
+        return isinstance(cell, float)
+
+
+class Id(Kind):
+    """An identity: equal values name the same thing; handed over as an int."""
+
+    name = "id"
+
+    @classmethod
+    def holds(cls, cell: Any) -> bool:
+        return isinstance(cell, int)
+
+
+KINDS: dict[str, type[Kind]] = {k.name: k for k in (Text, Image, Vector, Label, Number, Id)}
+
+Reading = type[Kind] | types.UnionType
+"""What a role accepts: `Text`, `Text | Image`, or `Text | None` where the column may be absent."""
+
+
+def accepted(reading: Reading) -> tuple[tuple[type[Kind], ...], bool]:
+    """Split a reading into the kinds it accepts and whether the column may be absent."""
+    parts = reading.__args__ if isinstance(reading, types.UnionType) else (reading,)
+    kinds = tuple(part for part in parts if part is not type(None))
+    return kinds, len(kinds) < len(parts)

@@ -1,0 +1,213 @@
+"""Tables: rows of typed cells, read from anywhere, checked, and kept in memory-mapped Arrow."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nearfar.data.checks import find_faults
+from nearfar.data.columns import SCAN, Column, bind, content_bytes, stored_cells
+from nearfar.data.faults import OnBadRow, settle
+from nearfar.data.kinds import Kind, Reading
+from nearfar.data.opening import open_source, source_of_columns
+from nearfar.data.roles import ROLES, assign, kinds_of
+from nearfar.data.source import Source
+from nearfar.errors import ArgumentError, TableError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+
+class Table:
+    """Rows of examples whose columns play roles.
+
+    Made by `read_table` or `Table.from_columns`. Nothing but the rows asked for is in memory.
+
+    Attributes:
+        name: what the user typed.
+        notes: what was guessed, skipped and counted while reading.
+    """
+
+    def __init__(
+        self, source: Source, columns: Mapping[str, Column], index: np.ndarray, notes: Sequence[str] = ()
+    ) -> None:
+        """`index` [N] holds the rows of `source` that are in the table, in its order."""
+        self.name, self.notes = source.name, list(notes)
+        self._source, self._columns, self._index = source, dict(columns), index
+
+    @classmethod
+    def from_columns(
+        cls,
+        columns: Mapping[str, Sequence[Any] | np.ndarray],
+        kinds: Mapping[str, type[Kind]] | None = None,
+        name: str = "memory",
+    ) -> Table:
+        """A table of values that Python holds already. Every column is a role of the same name.
+
+        Args:
+            columns: role -> N cells: strings, numbers, `PIL` images, vectors (or an array [N, d]).
+            kinds: role -> kind, where the kind that the cells suggest is not the right one.
+            name: what messages call the table.
+
+        Raises:
+            TableError: columns of different lengths, or a bad cell.
+        """
+        source = source_of_columns(columns, name)
+        kinds = kinds or {}
+        reads: dict[str, Reading] = {role: kinds.get(role) or ROLES.get(role, Kind) for role in columns}
+        found = kinds_of(source)
+        for role, kind in found.items():
+            if reads[role] is Kind:
+                if kind is None:
+                    raise TableError(f"{name}, column {role!r}: nested data are of no kind that can be read")
+                reads[role] = kind
+        return _checked(source, reads, {role: role for role in columns}, "error", found)
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    @property
+    def dataset(self) -> Dataset:
+        """All rows and columns as they were read, before `select` and skipping."""
+        return self._source.dataset
+
+    @property
+    def kinds(self) -> dict[str, type[Kind]]:
+        """Role -> kind of its cells."""
+        return {role: column.kind for role, column in self._columns.items()}
+
+    @property
+    def role_columns(self) -> dict[str, str]:
+        """Role -> name of its column."""
+        return {role: column.name for role, column in self._columns.items()}
+
+    @property
+    def label_names(self) -> dict[str, list[str]]:
+        """Role -> names of its classes, for roles that hold labels; a cell is an index into them."""
+        return {role: list(c.label_names) for role, c in self._columns.items() if c.label_names}
+
+    @cached_property
+    def raw_columns(self) -> dict[str, type[Kind] | None]:
+        """All columns, with or without a role, and the kind that each seems to be of."""
+        return kinds_of(self._source)
+
+    def raw_cells(self, column: str) -> list[Any]:
+        """All cells of a column as stored, whether or not it plays a role.
+
+        Raises:
+            TableError: there is no such column.
+        """
+        if column not in self.dataset.column_names:
+            raise TableError(
+                f"{self.name} has no column {column!r}; it has {', '.join(self.dataset.column_names)}"
+            )
+        return stored_cells(self.dataset, [column], self._index)[column]
+
+    def rows(self, indices: Sequence[int] | np.ndarray) -> dict[str, list[Any]]:
+        """The cells of some rows: role -> cells in the order of `indices`.
+
+        Text is `str`, an image an RGB `PIL.Image.Image`, a vector float32 [d], a label and an id
+        `int`, a number `float`. Only these rows are read.
+
+        Raises:
+            IndexError: an index is beyond the table.
+        """
+        cells = self._stored(indices)
+        return {role: [c.decode(cell) for cell in cells[c.name]] for role, c in self._columns.items()}
+
+    def _stored(self, indices: Sequence[int] | np.ndarray) -> dict[str, list[Any]]:
+        chosen = self._index[np.asarray(indices, dtype=np.int64)]
+        names = list(dict.fromkeys(column.name for column in self._columns.values()))
+        return stored_cells(self.dataset, names, chosen)
+
+    def column(self, role: str) -> list[Any]:
+        """All cells of one role.
+
+        Raises:
+            ArgumentError: the table has no such role.
+        """
+        if role not in self._columns:
+            roles = ", ".join(self._columns)
+            raise ArgumentError(f"{self.name} has no role {role!r}; it has {roles}")
+        column = self._columns[role]
+        cells: list[Any] = []
+        for start in range(0, len(self), SCAN):
+            part = stored_cells(self.dataset, [column.name], self._index[start : start + SCAN])
+            cells += map(column.decode, part[column.name])
+        return cells
+
+    def row_numbers(self, indices: Sequence[int] | np.ndarray) -> list[int]:
+        """The numbers of rows as the user counts them in the file, from 1, whatever was left out."""
+        return list(map(int, self._source.numbers()[self._index[np.asarray(indices, dtype=np.int64)]]))
+
+    def select(self, indices: Sequence[int] | np.ndarray) -> Table:
+        """Some rows, in this order. Integers of labels keep their meaning."""
+        return Table(
+            self._source, self._columns, self._index[np.asarray(indices, dtype=np.int64)], self.notes
+        )
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of roles, kinds and cells in order, as 16 hexadecimal digits: equal for equal content."""
+        digest = hashlib.sha256()
+        for role in sorted(self._columns):
+            column = self._columns[role]
+            digest.update(f"{role}\0{column.kind.name}\0{len(self)}\0".encode())
+            for start in range(0, len(self), SCAN):
+                part = stored_cells(self.dataset, [column.name], self._index[start : start + SCAN])
+                for piece in content_bytes(column, part[column.name], self._source.folder):
+                    digest.update(piece)
+        return digest.hexdigest()[:16]
+
+
+def read_table(
+    source: str | Path | Mapping[str, Any] | Any,
+    reads: Mapping[str, Reading] | None = None,
+    columns: Mapping[str, str] | None = None,
+    on_bad_row: OnBadRow = "error",
+) -> Table:
+    """Read a table and check every cell that will be used.
+
+    Args:
+        source: a CSV, TSV, text, JSON-lines, Parquet, Arrow or NumPy file; a folder of pictures, of
+            text files, or of `datasets.save_to_disk`; `builtin:NAME`; `hf:NAME[:CONFIG][@SPLIT]`; or,
+            in Python, a dictionary of columns, a pandas frame or a `datasets.Dataset`.
+        reads: role -> what it accepts, from the method; None for every standard role that the table
+            has by name.
+        columns: role -> column, where the names do not say it.
+        on_bad_row: "error" stops at bad rows; "skip" leaves them out and counts them in `notes`.
+
+    Raises:
+        TableError: the source is missing or damaged, a column is missing or of the wrong kind, or a
+            cell is bad; names file, row and column.
+        ArgumentError: an argument is wrong.
+    """
+    if on_bad_row not in ("error", "skip"):
+        raise ArgumentError(f"on_bad_row is {on_bad_row!r}; it must be 'error' or 'skip'")
+    opened = open_source(source)
+    return _checked(opened, reads, columns or {}, on_bad_row, None)
+
+
+def _checked(
+    source: Source,
+    reads: Mapping[str, Reading] | None,
+    columns: Mapping[str, str],
+    on_bad_row: OnBadRow,
+    found: Mapping[str, type[Kind] | None] | None,
+) -> Table:
+    if not len(source.dataset):
+        source.faults.raise_first(source.name)
+        raise TableError(f"{source.name} has no rows")
+    names, kinds, notes = assign(source, reads, columns, found or kinds_of(source))
+    bound = {role: bind(source.dataset, names[role], kinds[role], source.folder) for role in names}
+    faults = find_faults(source, bound)
+    bad, skipped = settle(faults, source.name, on_bad_row)
+    index = np.flatnonzero(~np.isin(source.numbers(), bad))
+    if not len(index):
+        raise TableError(f"{source.name}: no row is left; {skipped[0]}")
+    return Table(source, bound, index, [*source.notes, *notes, *skipped])

@@ -1,0 +1,116 @@
+"""What a method is: one published way to make a space."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from nearfar.data.kinds import Id, Image, Label, Number, Reading, Text, Vector
+from nearfar.encoders.encoder import Encoder
+from nearfar.errors import ArgumentError
+
+if TYPE_CHECKING:
+    from nearfar.data.table import Table
+    from nearfar.space import Space
+
+Batch = dict[str, Any]
+"""What `prepare` returns: role -> tensor, or role -> the tensors of an encoder's `prepare`."""
+
+Embed = Callable[["Table", str], Tensor]
+"""Encode one role of a table with the encoder in training, in evaluation mode: [N, d]."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One phase of training.
+
+    Attributes:
+        name: shown beside the progress bar and in the log.
+        share: the part of all steps that this stage takes, in (0, 1].
+        train: the parameters that learn in it; None means all that require gradient.
+    """
+
+    name: str = "train"
+    share: float = 1.0
+    train: Iterable[nn.Parameter] | None = None
+
+
+class Method(nn.Module, ABC):
+    """One published system.
+
+    A subclass says in `reads` which roles it takes from a table, gets its encoders and its
+    hyperparameters in `__init__`, and implements `embed` and `contrast`. The cut between the two is
+    where gradient caching, gathering across processes and mixed precision happen, for all methods.
+    One that cannot be cut overrides `loss`.
+    """
+
+    reads: ClassVar[Mapping[str, Reading]]
+
+    @abstractmethod
+    def embed(self, batch: Batch) -> dict[str, Tensor]:
+        """Embed a batch. Every value has one row per example (first dimension B)."""
+
+    @abstractmethod
+    def contrast(self, z: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+        """Compare embeddings: named loss terms whose sum is minimised.
+
+        `z` and the plain tensors in `batch` hold the rows of all processes; encoder inputs do not
+        reach this function across processes and must not be used here.
+        """
+
+    @abstractmethod
+    def space(self) -> Space:
+        """What is left after training. Shares its modules with the method; saving it copies them."""
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """The loss terms of one batch. Override only where `embed` and `contrast` cannot be cut."""
+        return self.contrast(self.embed(batch), batch)
+
+    def negatives(self, batch_size: int) -> int:
+        """Negatives each anchor meets; the loss is shown minus its logarithm, so that batches compare.
+
+        0 where the loss is no InfoNCE and such a figure would mean nothing.
+        """
+        return batch_size - 1
+
+    def prepare(self, rows: dict[str, list[Any]], generator: torch.Generator) -> Batch:
+        """Turn the raw cells of a batch into tensors; make views here.
+
+        Runs in a background thread: it must not touch parameters, and takes all randomness from
+        `generator`, so that a step depends on nothing but the seed and its number.
+        """
+        return {role: self._prepare_cells(cells) for role, cells in rows.items()}
+
+    def _prepare_cells(self, cells: list[Any]) -> Any:
+        for encoder in self.encoders():
+            if encoder.kind.holds(cells[0]):
+                return encoder.prepare(cells)
+        if isinstance(cells[0], (int, float)):  # labels, identities, scores
+            return torch.tensor(cells)
+        given = ", ".join(encoder.kind.name for encoder in self.encoders()) or "nothing"
+        raise ArgumentError(f"no encoder reads {type(cells[0]).__name__}; this method was given encoders of {given}")
+
+    def encoders(self) -> list[Encoder]:
+        """The encoders of this method, in order of assignment (copies in teachers come after)."""
+        return [module for module in self.modules() if isinstance(module, Encoder)]
+
+    def stages(self) -> list[Stage]:
+        """The phases of training, in order; shares sum to 1."""
+        return [Stage()]
+
+    def before_epoch(self, table: Table, embed: Embed) -> None:
+        """Called before every pass over the table: re-mine, re-cluster."""
+
+    def after_step(self, z: dict[str, Tensor], step: int, steps: int) -> None:
+        """Called after every optimiser step: move averages, push queues, follow schedules.
+
+        `z` is what `embed` returned for the whole batch (all processes), detached.
+        """
+
+
+__all__ = ["Batch", "Embed", "Id", "Image", "Label", "Method", "Number", "Stage", "Text", "Vector"]

@@ -1,0 +1,90 @@
+"""Checkpoints: everything a run needs to go on as if it had not stopped, without a pickle.
+
+Randomness needs no place here: every step seeds its generators from the seed and its own number.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from nearfar.errors import ArtefactError
+from nearfar.files import atomic_folder, read_json, write_json
+
+
+def save_checkpoint(
+    folder: Path, method: nn.Module, optimiser: torch.optim.Optimizer, progress: dict[str, Any]
+) -> Path:
+    """Write `folder/step-N`, whole or not at all, and remove the older ones.
+
+    Args:
+        folder: where checkpoints of this run live.
+        method: its state, buffers (queues, teachers) included.
+        optimiser: its moments.
+        progress: JSON values; `progress["step"]` is the number of steps done.
+    """
+    place = folder / f"step-{progress['step']}"
+    with atomic_folder(place, replace=True) as temporary:
+        save_file(_detached(method.state_dict()), temporary / "method.safetensors")
+        tensors, numbers = _flatten(optimiser.state_dict()["state"])
+        save_file(tensors, temporary / "optimiser.safetensors")
+        write_json(temporary / "progress.json", {**progress, "optimiser": numbers})
+    for other in _checkpoints(folder):
+        if other != place:
+            shutil.rmtree(other)
+    return place
+
+
+def latest_checkpoint(folder: Path) -> Path | None:
+    """The newest whole checkpoint of a run, or None."""
+    found = _checkpoints(folder)
+    return found[-1] if found else None
+
+
+def load_checkpoint(place: Path, method: nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, Any]:
+    """Set method and optimiser to the checkpoint's state and return its progress.
+
+    Raises:
+        ArtefactError: the checkpoint belongs to another method or other settings.
+    """
+    progress: dict[str, Any] = read_json(place / "progress.json")
+    numbers = progress.pop("optimiser")
+    try:
+        method.load_state_dict(load_file(place / "method.safetensors"))
+        state = optimiser.state_dict()
+        state["state"] = _unflatten(load_file(place / "optimiser.safetensors"), numbers)
+        optimiser.load_state_dict(state)
+    except (RuntimeError, ValueError, KeyError) as different:
+        raise ArtefactError(f"{place} does not fit this run (other method, encoder or settings?): {different}") from None
+    return progress
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    return sorted(folder.glob("step-*"), key=lambda place: int(place.name.removeprefix("step-")))
+
+
+def _detached(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    # Tied weights share memory, which safetensors refuses: each name gets its own copy.
+    return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
+
+
+def _flatten(state: dict[int, dict[str, Any]]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    tensors, numbers = {}, {}
+    for parameter, values in state.items():
+        for name, value in values.items():
+            place = tensors if isinstance(value, Tensor) else numbers
+            place[f"{parameter}.{name}"] = value.detach().cpu().clone() if isinstance(value, Tensor) else value
+    return tensors, numbers
+
+
+def _unflatten(tensors: dict[str, Tensor], numbers: dict[str, Any]) -> dict[int, dict[str, Any]]:
+    state: dict[int, dict[str, Any]] = {}
+    for key, value in [*tensors.items(), *numbers.items()]:
+        parameter, name = key.split(".", 1)
+        state.setdefault(int(parameter), {})[name] = value
+    return state

@@ -1,0 +1,105 @@
+"""Gradients of a contrastive loss over a large batch in the memory of a small one.
+
+Gao, Zhang, Han, Callan. "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup."
+RepL4NLP 2021. The loss is a function of the embeddings alone, so its gradient with respect to them can
+be had without any encoder graph; each chunk is then encoded again and given its part of that gradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Embed = Callable[[dict[str, Any]], dict[str, Tensor]]
+Loss = Callable[[dict[str, Tensor]], dict[str, Tensor]]
+
+
+def rows_of(batch: dict[str, Any]) -> int:
+    """Number of examples in a prepared batch."""
+    first = next(iter(batch.values()))
+    return rows_of(first) if isinstance(first, dict) else len(first)
+
+
+def slice_batch(batch: dict[str, Any], start: int, stop: int) -> dict[str, Any]:
+    """The examples start..stop of a prepared batch, nested inputs included."""
+    return {
+        role: slice_batch(value, start, stop) if isinstance(value, dict) else value[start:stop]
+        for role, value in batch.items()
+    }
+
+
+def chunks(batch: dict[str, Any], size: int) -> Iterator[dict[str, Any]]:
+    """Cut a prepared batch into pieces of `size` examples."""
+    for start in range(0, rows_of(batch), size):
+        yield slice_batch(batch, start, start + size)
+
+
+class RandomState:
+    """The state of the global random generators, to replay a forward pass with its dropout masks."""
+
+    def __init__(self) -> None:
+        self._cpu = torch.get_rng_state()
+        self._cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+
+    def restore(self) -> None:
+        """Set the generators back."""
+        torch.set_rng_state(self._cpu)
+        if self._cuda:
+            torch.cuda.set_rng_state_all(self._cuda)
+
+
+def cached_backward(
+    embed: Embed,
+    loss: Loss,
+    batch: dict[str, Any],
+    chunk: int,
+    backward: Callable[[Tensor], None] = torch.Tensor.backward,
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Accumulate the gradients of sum(loss(embed(batch))) while holding one chunk's graph at a time.
+
+    Equal to embedding chunk by chunk with all graphs kept: the random state of each chunk's first
+    pass is replayed in its second.
+
+    Args:
+        embed: prepared batch -> embeddings, each [B, ...].
+        loss: embeddings of the whole batch -> named scalar terms.
+        batch: the prepared batch of B examples.
+        chunk: examples per piece.
+        backward: runs the backward pass of the loss (a gradient scaler may stand in here).
+
+    Returns:
+        The loss terms and the embeddings, both detached.
+    """
+    pieces = list(chunks(batch, chunk))
+    states, embedded = [], []
+    with torch.no_grad():
+        for piece in pieces:
+            states.append(RandomState())
+            embedded.append(embed(piece))
+    z = {
+        name: torch.cat([part[name] for part in embedded]).detach().requires_grad_(embedded[0][name].is_floating_point())
+        for name in embedded[0]
+    }
+    after = RandomState()
+    terms = loss(z)
+    backward(torch.stack(list(terms.values())).sum())
+    for number, (piece, state) in enumerate(zip(pieces, states, strict=True)):
+        state.restore()
+        again = embed(piece)
+        rows = slice(number * chunk, number * chunk + rows_of(piece))
+        pairs = []
+        for name, value in again.items():
+            gradient = z[name].grad
+            if value.requires_grad and gradient is not None:
+                pairs.append((value, gradient[rows]))
+        if pairs:
+            # Not through `backward`: the cached gradient already carries a scaler's factor.
+            torch.autograd.backward([value for value, _ in pairs], [gradient for _, gradient in pairs])
+    after.restore()
+    return (
+        {name: term.detach() for name, term in terms.items()},
+        {name: value.detach() for name, value in z.items()},
+    )

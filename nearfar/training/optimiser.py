@@ -1,0 +1,46 @@
+"""AdamW over a method's parameters, and the learning rate over the steps."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+
+import torch
+from torch import nn
+
+from nearfar.training.settings import Settings
+
+
+def make_optimiser(module: nn.Module, settings: Settings) -> torch.optim.AdamW:
+    """AdamW (Loshchilov and Hutter, ICLR 2019) with decay on matrices only.
+
+    A parameter may carry two attributes: `lr_mult` scales its learning rate and `no_weight_decay`
+    spares it the decay (as for a temperature). Biases and norms (fewer than two dimensions) are spared too.
+    """
+    groups: dict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
+    for parameter in module.parameters():
+        if not parameter.requires_grad:
+            continue
+        spared = parameter.ndim < 2 or getattr(parameter, "no_weight_decay", False)
+        decay = 0.0 if spared else settings.weight_decay
+        groups[getattr(parameter, "lr_mult", 1.0), decay].append(parameter)
+    return torch.optim.AdamW(
+        [{"params": found, "lr_mult": mult, "weight_decay": decay} for (mult, decay), found in groups.items()],
+        lr=settings.learning_rate,
+    )
+
+
+def rate_at(step: int, steps: int, settings: Settings) -> float:
+    """Learning rate of step `step` (counted from 0) out of `steps`, before `lr_mult`."""
+    warm = round(settings.warmup * steps)
+    if step < warm:
+        return settings.learning_rate * (step + 1) / warm
+    past = (step - warm) / max(1, steps - warm)
+    factor = {"linear": 1 - past, "cosine": 0.5 * (1 + math.cos(math.pi * past)), "constant": 1.0}
+    return settings.learning_rate * factor[settings.schedule]
+
+
+def set_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
+    """Give every parameter group its learning rate for the coming step."""
+    for group in optimiser.param_groups:
+        group["lr"] = rate * group["lr_mult"]

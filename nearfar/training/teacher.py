@@ -1,0 +1,38 @@
+"""Copies of a network that do not learn by gradient."""
+
+from __future__ import annotations
+
+import copy
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+M = TypeVar("M", bound=nn.Module)
+
+
+class EMATeacher(nn.Module):
+    """A copy whose weights follow the student's slowly.
+
+    theta_teacher <- decay * theta_teacher + (1 - decay) * theta_student
+
+    Tarvainen and Valpola. "Mean teachers are better role models." NeurIPS 2017; as momentum encoder in He
+    et al., CVPR 2020. Buffers (running statistics) are copied at every update.
+
+    Args:
+        student: the network to follow; not registered as a part of this module.
+        decay: weight of the old value, in [0, 1].
+    """
+
+    def __init__(self, student: nn.Module, decay: float) -> None:
+        super().__init__()
+        self.model = copy.deepcopy(student).requires_grad_(False)
+        self.decay = decay
+
+    @torch.no_grad()
+    def update(self, student: nn.Module) -> None:
+        """Move towards the student."""
+        for own, new in zip(self.model.parameters(), student.parameters(), strict=True):
+            own.lerp_(new, 1 - self.decay)
+        for own, new in zip(self.model.buffers(), student.buffers(), strict=True):
+            own.copy_(new)

@@ -1,0 +1,330 @@
+"""The training loop, for every method that learns from a table by gradient."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+
+from nearfar.batching.order import batch_of, batches_per_epoch, epoch_order
+from nearfar.data.checks import require_rows
+from nearfar.data.table import Table
+from nearfar.errors import ArgumentError
+from nearfar.method import Batch, Method, Stage
+from nearfar.progress import progress
+from nearfar.training.alarms import EVERY, CollapseAlarm, not_finite
+from nearfar.training.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
+from nearfar.training.gather import average_gradients, gather, gather_plain, process_count, process_rank
+from nearfar.training.gradient_cache import cached_backward
+from nearfar.training.loader import ahead, prepare_batch, step_seed, to_device
+from nearfar.training.logs import Log
+from nearfar.training.optimiser import make_optimiser, rate_at, set_rate
+from nearfar.training.settings import Settings
+from nearfar.training.watch import Watch
+
+Evaluate = Callable[[], dict[str, float]]
+"""Measure the space in training on held-out rows: name -> value."""
+
+
+@dataclass
+class Run:
+    """What a training run was.
+
+    Attributes:
+        steps: optimiser steps done.
+        losses: loss of every step, resumed ones included.
+        seconds: wall-clock time of the steps, resumed ones included.
+        stopped: why it ended before its last step, if it did.
+        kept_step: the step whose weights were kept, where a measure was watched.
+        warnings: what a user should know, in sentences.
+    """
+
+    steps: int = 0
+    losses: list[float] = field(default_factory=list)
+    seconds: float = 0.0
+    stopped: str | None = None
+    kept_step: int | None = None
+    warnings: list[str] = field(default_factory=list)
+
+
+def train(
+    method: Method,
+    table: Table,
+    settings: Settings,
+    *,
+    folder: Path | None = None,
+    evaluate: Evaluate | None = None,
+    watch_better: str = "higher",
+    resume: bool = False,
+    fabric: Fabric | None = None,
+) -> Run:
+    """Train a method on a table, in place.
+
+    Args:
+        method: what to train.
+        table: its rows, with the roles that the method reads.
+        settings: how long and how.
+        folder: where logs, checkpoints and failures go; None writes nothing.
+        evaluate: measures on held-out rows; called every `settings.measure_every` steps.
+        watch_better: whether "higher" or "lower" values of `settings.watch` are better.
+        resume: go on from the newest checkpoint in `folder`, if there is one.
+        fabric: devices, precision and processes; None makes one for this machine.
+
+    Raises:
+        TableError: fewer rows than a batch.
+        TrainingError: the loss is not finite, or the space has collapsed.
+    """
+    return _Trainer(method, table, settings, folder, evaluate, watch_better, fabric).run(resume)
+
+
+def make_fabric(settings: Settings) -> Fabric:
+    """Fabric for this machine: one process, or the processes that torchrun started."""
+    under_torchrun = torch.distributed.is_available() and torch.distributed.is_torchelastic_launched()
+    fabric = Fabric(
+        accelerator="auto",
+        devices="auto" if under_torchrun else 1,
+        strategy="ddp" if under_torchrun else "auto",
+        precision=settings.precision,  # type: ignore[arg-type]
+    )
+    fabric.launch()
+    return fabric
+
+
+class _Trainer:
+    def __init__(
+        self,
+        method: Method,
+        table: Table,
+        settings: Settings,
+        folder: Path | None,
+        evaluate: Evaluate | None,
+        watch_better: str,
+        fabric: Fabric | None,
+    ) -> None:
+        require_rows(table, settings.batch_size)
+        self.fabric = fabric or make_fabric(settings)
+        if settings.batch_size % process_count():
+            raise ArgumentError(f"batch_size {settings.batch_size} cannot be shared by {process_count()} processes")
+        self.cut = type(method).loss is Method.loss
+        if settings.cache_chunk and not self.cut:
+            raise ArgumentError(f"{type(method).__name__} computes its loss in one piece: it cannot use cache_chunk")
+        self.method, self.table, self.settings, self.folder = method, table, settings, folder
+        self.evaluate = evaluate
+        method.to(self.fabric.device)
+        self.steps = settings.total_steps(len(table))
+        self.optimiser = make_optimiser(method, settings)
+        self.prepared_optimiser = self.fabric.setup_optimizers(self.optimiser)
+        self.alarm = CollapseAlarm(settings.on_collapse)
+        self.watch = Watch(settings.watch, watch_better, settings.patience)
+        self.run_so_far = Run()
+        self.main = process_rank() == 0
+
+    # -- the loop ----------------------------------------------------------------------------------
+
+    def run(self, resume: bool) -> Run:
+        settings, run = self.settings, self.run_so_far
+        done = self._resume() if resume else 0
+        log = Log(self.folder if self.main else None, settings.logs, done)
+        per_epoch = batches_per_epoch(len(self.table), settings.batch_size)
+        started = time.monotonic()
+        try:
+            with progress("training", self.steps if self.main else None) as shown:
+                shown.done = done
+                while done < self.steps and run.stopped is None:
+                    epoch = done * settings.accumulate // per_epoch
+                    until = min(self.steps, math.ceil((epoch + 1) * per_epoch / settings.accumulate))
+                    self._before_epoch(epoch)
+                    for batches in ahead(self._batches, range(done, until)):
+                        self._set_stage(done)
+                        facts = self._step(batches, done)
+                        done += 1
+                        run.steps = done
+                        run.losses.append(facts["loss"])
+                        log.write(done, facts)
+                        shown.advance(note=_note(facts, done, started, settings))
+                        if self._measure_and_save(done, started, log):
+                            break
+            run.seconds += time.monotonic() - started
+        finally:
+            log.close()
+        if self.alarm.warning:
+            run.warnings.append(self.alarm.warning)
+        run.kept_step = self.watch.restore(self.method)
+        return run
+
+    def _before_epoch(self, epoch: int) -> None:
+        torch.manual_seed(step_seed(self.settings.seed, epoch, -1 % 2**32))
+
+        def embed(table: Table, role: str) -> Tensor:
+            space = self.method.space()
+            cells = table.column(role)
+            return torch.from_numpy(space.encode(cells, space.modality_for(role, cells[0])))
+
+        self.method.before_epoch(self.table, embed)
+        self.method.train()
+
+    def _batches(self, step: int) -> list[tuple[np.ndarray, Batch]]:
+        """The batches whose gradients one step adds, prepared; runs in the background."""
+        made = []
+        for micro in range(step * self.settings.accumulate, (step + 1) * self.settings.accumulate):
+            per_epoch = batches_per_epoch(len(self.table), self.settings.batch_size)
+            epoch, number = divmod(micro, per_epoch)
+            order = epoch_order(len(self.table), self.settings.seed, epoch)
+            rows = batch_of(order, number, self.settings.batch_size, process_rank(), process_count())
+            made.append((rows, prepare_batch(self.method, self.table, rows, self._seed(micro))))
+        return made
+
+    def _seed(self, micro: int) -> int:
+        return step_seed(self.settings.seed, micro, process_rank())
+
+    def _step(self, batches: list[tuple[np.ndarray, Batch]], done: int) -> dict[str, Any]:
+        """One optimiser step: the loss, its terms and the learning rate."""
+        settings, method = self.settings, self.method
+        rate = rate_at(done, self.steps, settings)
+        set_rate(self.optimiser, rate)
+        sums: dict[str, Tensor] = {}
+        embedded: dict[str, Tensor] = {}
+        for number, (_, prepared) in enumerate(batches):
+            torch.manual_seed(self._seed(done * settings.accumulate + number))
+            terms, embedded = self._backward(to_device(prepared, self.fabric.device))
+            for name, term in terms.items():
+                sums[name] = sums.get(name, torch.zeros((), device=term.device)) + term / len(batches)
+        average_gradients(method.parameters())
+        loss = torch.stack(list(sums.values())).sum()
+        norm = self._clip()
+        if not (bool(torch.isfinite(loss)) and bool(torch.isfinite(norm))):
+            rows = [batch_rows.tolist() for batch_rows, _ in batches]
+            facts = {"step": done + 1, "seed": settings.seed, "rows": rows}
+            raise not_finite(sums, method, self.folder if self.main else None, facts)
+        self.prepared_optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
+        method.after_step(embedded, done + 1, self.steps)
+        if (done + 1) % EVERY == 0:
+            self.alarm.look(embedded, done + 1)
+        negatives = method.negatives(settings.batch_size)
+        return {
+            "loss": float(loss),
+            **({"excess": float(loss) - math.log(negatives)} if negatives else {}),
+            **({name: float(term) for name, term in sums.items()} if len(sums) > 1 else {}),
+            "learning_rate": rate,
+        }
+
+    def _backward(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Add the gradients of one batch; returns its terms and embeddings, detached."""
+        method, settings = self.method, self.settings
+
+        def embed(piece: Batch) -> dict[str, Tensor]:
+            with self.fabric.autocast():
+                return method.embed(piece)
+
+        def loss(z: dict[str, Tensor]) -> dict[str, Tensor]:
+            whole = {name: gather(value) for name, value in z.items()}
+            return method.contrast(whole, gather_plain(batch))
+
+        def backward(total: Tensor) -> None:
+            self.fabric.backward(total / settings.accumulate)
+
+        if not self.cut:
+            with self.fabric.autocast():
+                terms = method.loss(batch)
+            backward(torch.stack(list(terms.values())).sum())
+            return {name: term.detach() for name, term in terms.items()}, {}
+        if settings.cache_chunk:
+            terms, z = cached_backward(embed, loss, batch, settings.cache_chunk, backward)
+        else:
+            z = embed(batch)
+            terms = loss(z)
+            backward(torch.stack(list(terms.values())).sum())
+        with torch.no_grad():
+            joined = {name: gather(value.detach()) for name, value in z.items()}
+        return {name: term.detach() for name, term in terms.items()}, joined
+
+    def _clip(self) -> Tensor:
+        """Clip the gradient's norm and return what it was."""
+        limit = self.settings.clip_norm or math.inf
+        if self.settings.precision == "16-mixed":
+            # The scaler skips steps with infinite gradients by itself: only the clipping is left to do.
+            self.fabric.clip_gradients(self.method, self.prepared_optimiser, max_norm=limit, error_if_nonfinite=False)
+            return torch.zeros(())
+        return torch.nn.utils.clip_grad_norm_(self.method.parameters(), limit)
+
+    def _set_stage(self, done: int) -> None:
+        """Let only the parameters of the current stage learn."""
+        stages = self.method.stages()
+        if len(stages) == 1 and stages[0].train is None:
+            return
+        wanted = _stage_at(stages, done / self.steps).train
+        learning = None if wanted is None else {id(parameter) for parameter in wanted}
+        for group in self.optimiser.param_groups:
+            for parameter in group["params"]:
+                parameter.requires_grad_(learning is None or id(parameter) in learning)
+
+    # -- measuring, saving, resuming ---------------------------------------------------------------
+
+    def _measure_and_save(self, done: int, started: float, log: Log) -> bool:
+        """Measure and checkpoint where it is time; True when training should stop."""
+        settings, run = self.settings, self.run_so_far
+        if self.evaluate and settings.measure_every and done % settings.measure_every == 0:
+            measured = self.evaluate()
+            self.method.train()
+            log.write_measures(done, measured)
+            if self.watch.see(measured, done, self.method):
+                run.stopped = f"{settings.watch} did not improve at {settings.patience} measurements in a row"
+        if self.folder and self.main and settings.checkpoint_every and done % settings.checkpoint_every == 0:
+            log.flush()
+            facts = {
+                "step": done,
+                "losses": run.losses,
+                "seconds": run.seconds + time.monotonic() - started,
+                "looks": self.alarm.looks,
+                "watch": self.watch.state(self.folder),
+                "settings": self._identity(),
+            }
+            save_checkpoint(self.folder / "checkpoints", self.method, self.optimiser, facts)
+        return run.stopped is not None
+
+    def _resume(self) -> int:
+        place = latest_checkpoint(self.folder / "checkpoints") if self.folder else None
+        if place is None or self.folder is None:
+            return 0
+        facts = load_checkpoint(place, self.method, self.optimiser)
+        for name, value in self._identity().items():
+            if facts["settings"].get(name) != value:
+                raise ArgumentError(
+                    f"{place} was made with {name} {facts['settings'].get(name)!r}, this run has {value!r}: resume "
+                    "with the same settings and table, or start anew in another folder"
+                )
+        self.run_so_far = Run(facts["step"], facts["losses"], facts["seconds"])
+        self.alarm.looks = facts["looks"]
+        self.watch.load(facts["watch"], self.folder)
+        return facts["step"]
+
+    def _identity(self) -> dict[str, Any]:
+        """What must be equal for a resumed run to be the same run."""
+        changing = {"checkpoint_every", "logs"}
+        kept = {name: value for name, value in vars(self.settings).items() if name not in changing}
+        return {**kept, "table": self.table.fingerprint, "processes": process_count()}
+
+
+def _stage_at(stages: list[Stage], past: float) -> Stage:
+    end = 0.0
+    for stage in stages:
+        end += stage.share
+        if past < end:
+            return stage
+    return stages[-1]
+
+
+def _note(facts: dict[str, Any], done: int, started: float, settings: Settings) -> str:
+    shown = f"loss {facts['loss']:.3f}"
+    if "excess" in facts:
+        shown += f" (loss - log n {facts['excess']:+.2f})"
+    return f"{shown}  lr {facts['learning_rate']:.1e}"

@@ -1,0 +1,145 @@
+"""From names and strings to a method with its encoders: what `fit` and `compare` share."""
+
+from __future__ import annotations
+
+import inspect
+import random
+from collections.abc import Mapping
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import numpy as np
+import torch
+
+from nearfar.data.kinds import Image, Kind, Label, Number, Reading, Text, Vector, accepted
+from nearfar.data.table import Table
+from nearfar.encoders import make_encoder
+from nearfar.errors import ArgumentError
+from nearfar.method import Method
+from nearfar.methods import entry, method_class
+
+ENCODED = (Text, Image, Vector)
+"""Kinds that encoders read."""
+MEASURED: dict[str, Reading] = {"label": Label | None, "score": Number | None}
+"""Roles that measures use where a table has them, beside what the method reads."""
+
+
+def reads_of(name: str) -> dict[str, Reading]:
+    """What to map of a table to train and measure a method."""
+    return {**MEASURED, **method_class(name).reads}
+
+
+def hyperparameters_of(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Check hyperparameters against the method's signature; strings are converted.
+
+    Raises:
+        ArgumentError: an unknown name, or a value that is not of the annotated type.
+    """
+    cls, found = method_class(name), entry(name)
+    hints = get_type_hints(cls.__init__)
+    known = [hyperparameter.name for hyperparameter in found.hyperparameters]
+    result = {}
+    for key, value in given.items():
+        if key not in known:
+            raise ArgumentError(f"{name} has no hyperparameter {key!r}; it has: {', '.join(known) or 'none'}")
+        result[key] = _converted(key, value, hints.get(key, str))
+    return result
+
+
+def _converted(name: str, value: Any, annotation: Any) -> Any:
+    if get_origin(annotation) is Literal:
+        if value not in get_args(annotation):
+            raise ArgumentError(f"{name} must be one of {', '.join(map(repr, get_args(annotation)))}, not {value!r}")
+        return value
+    if annotation is bool and isinstance(value, str):
+        if value.lower() not in {"true", "false", "yes", "no", "1", "0"}:
+            raise ArgumentError(f"{name} must be true or false, not {value!r}")
+        return value.lower() in {"true", "yes", "1"}
+    if annotation in (int, float, str):
+        try:
+            if annotation is int and float(value) != int(float(value)):
+                raise ValueError
+            return annotation(float(value)) if annotation is int else annotation(value)
+        except (TypeError, ValueError):
+            raise ArgumentError(f"{name} must be of type {annotation.__name__}, not {value!r}") from None
+    return value
+
+
+def encoder_specs(encoder: str | Mapping[str, str] | None, name: str) -> dict[str, str | None]:
+    """Which encoder goes where: argument of the method -> name of an encoder (None: the default of its kind).
+
+    Args:
+        encoder: one name for the (text) encoder, or argument -> name where a method has several.
+        name: the method.
+
+    Raises:
+        ArgumentError: the method has no such argument, or one name was given for several encoders.
+    """
+    wanted = entry(name).encoders
+    if isinstance(encoder, str):
+        if len(wanted) > 1:
+            raise ArgumentError(
+                f"{name} has several encoders: say which one is meant, such as --encoder {wanted[0]}={encoder}"
+            )
+        encoder = {wanted[0]: encoder}
+    given = dict(encoder or {})
+    if unknown := set(given) - set(wanted):
+        raise ArgumentError(f"{name} has no encoder {sorted(unknown)[0]!r}; it has: {', '.join(wanted)}")
+    return {argument: given.get(argument) for argument in wanted}
+
+
+def build_method(
+    name: str,
+    table: Table,
+    *,
+    encoder: str | Mapping[str, str] | None = None,
+    hyperparameters: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    max_length: int | None = None,
+) -> Method:
+    """Make a method with its encoders for a table; the same seed gives the same weights.
+
+    Args:
+        name: the method's name in the catalogue.
+        table: training rows, with the method's roles mapped; tokenisers made from scratch see only these.
+        encoder: see `encoder_specs`.
+        hyperparameters: the method's, by name.
+        seed: of all weights made from scratch.
+        max_length: tokens read of a text; None keeps the encoder's own limit.
+    """
+    cls = method_class(name)
+    values = hyperparameters_of(name, hyperparameters or {})
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+    encoders = {}
+    for argument, spec in encoder_specs(encoder, name).items():
+        kind, role = _kind_for(argument, cls, table)
+        examples = [cell for other in cls.reads if table.kinds.get(other) is kind for cell in table.column(other)] if _needs_examples(spec, kind) else []
+        encoders[argument] = make_encoder(spec, kind, examples, max_length=max_length, seed=seed)
+        if hint := _mismatch(cls, argument, encoders[argument]):
+            raise ArgumentError(f"{name} needs {hint} for column role {role!r}")
+    try:
+        return cls(**encoders, **values)
+    except TypeError as wrong:
+        raise ArgumentError(f"{name} cannot be made: {wrong}") from wrong
+
+
+def _needs_examples(spec: str | None, kind: type[Kind]) -> bool:
+    return kind is not Image and spec in (None, "tiny")
+
+
+def _mismatch(cls: type[Method], argument: str, encoder: Any) -> str | None:
+    wanted = get_type_hints(cls.__init__).get(argument)
+    if inspect.isclass(wanted) and not isinstance(encoder, wanted):
+        return f"an encoder of type {wanted.__name__}, not {type(encoder).__name__},"
+    return None
+
+
+def _kind_for(argument: str, cls: type[Method], table: Table) -> tuple[type[Kind], str]:
+    """The kind of column that an encoder argument reads, and the role it is taken from."""
+    roles = [argument] if argument in cls.reads else [role for role in cls.reads if role in table.kinds]
+    for role in roles:
+        if table.kinds.get(role) in ENCODED:
+            return table.kinds[role], role
+    kinds = " or ".join(kind.name for role in roles for kind in accepted(cls.reads[role])[0])
+    raise ArgumentError(f"no column of kind {kinds or 'text'} for the encoder {argument!r}")

@@ -1,0 +1,112 @@
+"""`measure`: numbers that say what a space, or a file of vectors, is like."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nearfar.data.kinds import Image, Text, Vector
+from nearfar.data.table import OnBadRow, Table, read_table
+from nearfar.errors import ArgumentError
+from nearfar.measures.embeddings import Measurement, measure_embeddings
+from nearfar.space import Space
+
+ENCODED = (Text, Image, Vector)
+
+
+def measure(
+    space: Space | Path | str | np.ndarray | Mapping[str, np.ndarray],
+    table: Table | Path | str | None = None,
+    *,
+    columns: Mapping[str, str] | None = None,
+    on_bad_row: OnBadRow = "error",
+    report: Path | str | None = None,
+    batch_size: int = 64,
+) -> dict[str, Measurement]:
+    """Measure a space on a table, or bare embeddings.
+
+    What is measured follows from what there is: always uniformity, effective rank, isotropy and hubness;
+    with pairs also alignment and retrieval; with scores STS; with labels neighbours, probe and clusters;
+    with two modalities their gap.
+
+    Args:
+        space: a space, its folder, an array [N, d], arrays by role, or a file of vectors.
+        table: rows to encode; for arrays, where labels and scores come from (row by row).
+        columns: role -> column, where names do not tell.
+        on_bad_row: "error" or "skip".
+        report: where to write a page with pictures; None writes none.
+        batch_size: rows encoded at once.
+
+    Returns:
+        name -> measurement.
+    """
+    z, others, cells = embedded(space, table, columns=columns, on_bad_row=on_bad_row, batch_size=batch_size)
+    measured = measure_embeddings(z, others, identity=cells)
+    if report is not None:
+        from nearfar.report.measure_page import write_measure_page
+
+        write_measure_page(report, measured, z, others, cells)
+    return measured
+
+
+Embedded = tuple[dict[str, np.ndarray], dict[str, list[Any]], dict[str, list[Any]]]
+"""Embeddings by role, the other columns by role, and the raw cells of the embedded roles."""
+
+
+def embedded(
+    space: Space | Path | str | np.ndarray | Mapping[str, np.ndarray],
+    table: Table | Path | str | None,
+    *,
+    columns: Mapping[str, str] | None = None,
+    on_bad_row: OnBadRow = "error",
+    batch_size: int = 64,
+) -> Embedded:
+    """What `measure` looks at; see there for the arguments."""
+    if isinstance(table, (str, Path)):
+        table = read_table(str(table), columns=columns, on_bad_row=on_bad_row)
+    if isinstance(space, (str, Path)) and not _is_space(Path(space)):
+        if table is not None:
+            raise ArgumentError(f"{space} is no space folder, so nothing can encode the table; measure the file alone")
+        table = read_table(str(space), columns=columns, on_bad_row=on_bad_row)
+        space = {role: np.stack(table.column(role)) for role, kind in table.kinds.items() if kind is Vector}
+        if not space:
+            raise ArgumentError(f"{table.name} has no column of vectors; to measure raw data give a space and a table")
+    if isinstance(space, np.ndarray):
+        space = {"vector": space}
+    if isinstance(space, Mapping):
+        z = {role: np.asarray(vectors, dtype=np.float32) for role, vectors in space.items()}
+        others = {} if table is None else {r: table.column(r) for r, k in table.kinds.items() if k not in ENCODED}
+        cells = {} if table is None else {r: table.column(r) for r, k in table.kinds.items() if k is Text}
+        return z, others, cells
+    if table is None:
+        raise ArgumentError("a space is measured on examples: give a table as well")
+    return encoded(space if isinstance(space, Space) else Space.load(space), table, batch_size=batch_size)
+
+
+def encoded(space: Space, table: Table, *, batch_size: int = 64) -> Embedded:
+    """Encode every role of a table that a space can read."""
+    z: dict[str, np.ndarray] = {}
+    others: dict[str, list[Any]] = {}
+    cells: dict[str, list[Any]] = {}
+    readable = {encoder.kind for encoder in space.encoders.values()}
+    for role, kind in table.kinds.items():
+        if kind in readable:
+            cells[role] = table.column(role)
+            modality = space.modality_for(role, cells[role][0])
+            z[role] = space.encode(cells[role], modality, batch_size=batch_size)
+        elif kind not in ENCODED:
+            others[role] = table.column(role)
+    if not z:
+        raise ArgumentError(
+            f"the space encodes {', '.join(space.modalities)}; {table.name} has "
+            f"{', '.join(f'{role} ({kind.name})' for role, kind in table.kinds.items())}: map one with "
+            "--column role=name"
+        )
+    return z, others, cells
+
+
+def _is_space(folder: Path) -> bool:
+    return folder.is_dir() and any((folder / name).exists() for name in ("space.json", "modules.json", "config.json"))

@@ -1,0 +1,3 @@
+"""placeholder"""
+def reproduce() -> None:
+    """x"""

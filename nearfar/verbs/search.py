@@ -1,0 +1,82 @@
+"""`search`: the rows of a table that are nearest to a query."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nearfar.data.table import OnBadRow, Table, read_table
+from nearfar.errors import ArgumentError
+from nearfar.search.cached import cached_index
+from nearfar.space import Space
+
+
+@dataclass(frozen=True)
+class Hit:
+    """One answer: the number of its row as the file counts, the score, and the row's cells by role."""
+
+    row: int
+    score: float
+    cells: dict[str, Any]
+
+
+def search_table(
+    space: Space | Path | str,
+    table: Table | Path | str,
+    queries: Sequence[Any],
+    *,
+    k: int = 5,
+    role: str | None = None,
+    modality: str | None = None,
+    columns: Mapping[str, str] | None = None,
+    on_bad_row: OnBadRow = "error",
+    folder: Path | str | None = None,
+) -> list[list[Hit]]:
+    """Answer each query with the k nearest rows, best first.
+
+    The index is built once and kept; it is built anew when the space or the table has changed.
+
+    Args:
+        space: a space or its folder.
+        table: a table or its source.
+        queries: raw examples of the query's modality (texts, pictures, vectors).
+        k: answers for each query.
+        role: the column searched; None takes `positive` where there is one, else the first readable one.
+        modality: what reads the queries; None tells it by their type.
+        columns: role -> column, where names do not tell.
+        on_bad_row: "error" or "skip".
+        folder: where indexes are kept; None means `indexes` inside the space's folder.
+
+    Raises:
+        ArgumentError: the space cannot read the column or the queries.
+    """
+    if not isinstance(space, Space):
+        folder = Path(space) / "indexes" if folder is None and (Path(space) / "space.json").exists() else folder
+        space = Space.load(space)
+    if not isinstance(table, Table):
+        table = read_table(str(table), columns=columns, on_bad_row=on_bad_row)
+    role = role or _searched(space, table)
+    index = cached_index(space, table, role, folder)
+    modality = modality or space.modality_for("query", queries[0])
+    scores, ids = index.search(space.encode(queries, modality), k)
+    answers = []
+    for row_scores, row_ids in zip(scores, ids, strict=True):
+        cells = table.rows(row_ids.tolist())
+        numbers = table.row_numbers(row_ids.tolist())
+        answers.append(
+            [
+                Hit(int(numbers[i]), float(row_scores[i]), {name: column[i] for name, column in cells.items()})
+                for i in range(len(row_ids))
+            ]
+        )
+    return answers
+
+
+def _searched(space: Space, table: Table) -> str:
+    kinds = {encoder.kind for encoder in space.encoders.values()}
+    readable = [role for role, kind in table.kinds.items() if kind in kinds]
+    if not readable:
+        raise ArgumentError(f"the space encodes {', '.join(space.modalities)}; {table.name} has no such column")
+    return "positive" if "positive" in readable else readable[0]

@@ -1,0 +1,38 @@
+"""What a result depends on besides data and seed."""
+
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+
+from nearfar.version import __version__
+
+
+def versions() -> dict[str, str]:
+    """Versions, processor and threads of this run."""
+    import numpy
+    import torch
+    import transformers
+
+    return {
+        "nearfar": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "numpy": numpy.__version__,
+        "processor": _processor(),
+        "threads": str(torch.get_num_threads()),
+    }
+
+
+def _processor() -> str:
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    information = Path("/proc/cpuinfo")
+    if information.exists():
+        for line in information.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
