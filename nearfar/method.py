@@ -51,17 +51,23 @@ class Method(nn.Module, ABC):
 
     reads: ClassVar[Mapping[str, Reading]]
 
-    @abstractmethod
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        cut = cls.embed is not Method.embed and cls.contrast is not Method.contrast
+        if not cut and cls.loss is Method.loss:
+            raise TypeError(f"{cls.__name__} must implement embed and contrast, or loss where it cannot be cut")
+
     def embed(self, batch: Batch) -> dict[str, Tensor]:
         """Embed a batch. Every value has one row per example (first dimension B)."""
+        raise NotImplementedError(f"{type(self).__name__} computes its loss in one piece")
 
-    @abstractmethod
     def contrast(self, z: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         """Compare embeddings: named loss terms whose sum is minimised.
 
         `z` and the plain tensors in `batch` hold the rows of all processes; encoder inputs do not
         reach this function across processes and must not be used here.
         """
+        raise NotImplementedError(f"{type(self).__name__} computes its loss in one piece")
 
     @abstractmethod
     def space(self) -> Space:

@@ -7,8 +7,9 @@ import pytest
 from PIL import Image
 
 from nearfar.errors import ArgumentError
-from nearfar.measure.embeddings import measure_embeddings, primary_measure
-from nearfar.measure.identity import identities
+from nearfar.measures.embeddings import measure_embeddings, primary_measure
+from nearfar.measures.hubness import hubness
+from nearfar.measures.identity import identities
 
 ALWAYS = {
     "uniformity",
@@ -32,6 +33,8 @@ def test_bare_embeddings() -> None:
     assert found["collapse"].value == 0
     assert found["effective_rank_share"].value == pytest.approx(1, abs=0.05)
     assert primary_measure(found) == "uniformity"
+    apart = hubness(normal(300, 8), k=10)
+    assert (found["hubness"].value, found["antihubs"].value) == (apart.skewness, apart.antihubs)
 
 
 def test_collapse_is_said() -> None:
@@ -65,6 +68,11 @@ def test_two_modalities_are_searched_both_ways() -> None:
     assert {"uniformity/text", "uniformity/image", "modality_gap", "mismatch_share"} <= set(found)
     assert "uniformity" not in found
     assert primary_measure(found) == "mrr@10"
+    picture = Image.new("RGB", (2, 2))
+    raw = {"text": list("abcd") * 10, "positive": [picture] * 39 + [Image.new("RGB", (3, 2))]}
+    assert "modality_gap" in measure_embeddings({"text": x, "positive": y}, {}, identity=raw)
+    both_texts = {"text": list("abcd") * 10, "title": list("abcde") * 8}
+    assert "modality_gap" not in measure_embeddings({"text": x, "title": y}, {}, identity=both_texts)
     named = measure_embeddings({"text": x, "other": y}, {}, modalities={"text": "text", "other": "text"})
     assert "modality_gap" not in named
     assert "mrr@10/text-to-other" not in named
@@ -73,7 +81,7 @@ def test_two_modalities_are_searched_both_ways() -> None:
 def test_equal_raw_cells_are_one_key_with_several_right_queries() -> None:
     captions = normal(30, 8)
     images = np.repeat(normal(6, 8, 1), 5, axis=0)
-    cells = {"text": [f"caption {i}" for i in range(30)], "image": [f"image {i // 5}" for i in range(30)]}
+    cells = {"text": [f"caption {i}" for i in range(30)], "image": [i // 5 for i in range(30)]}
     captions += 5 * images
     found = measure_embeddings({"text": captions, "image": images}, {}, identity=cells)
     assert found["recall@1/text-to-image"].value > 0.9  # with doubled keys a fifth at most
@@ -84,7 +92,7 @@ def test_equal_raw_cells_are_one_key_with_several_right_queries() -> None:
     assert found["mismatch_share"].value < 0.1
     blind = measure_embeddings({"text": captions, "image": images}, {})
     assert blind["recall@1/text-to-image"].value == 0  # doubled keys tie, and ties never favour
-    same = measure_embeddings({"text": captions, "image": images}, {}, identity={"image": ["one"] * 30})
+    same = measure_embeddings({"text": captions, "image": images}, {}, identity={"image": [1] * 30})
     assert "left_out/spread/image" in same
     assert "left_out/retrieval/text-to-image" in same
 
@@ -126,6 +134,14 @@ def test_labels() -> None:
         none = measure_embeddings({"text": x}, {"label": labels})
         assert none["left_out/label"].value == 60
         assert "knn_accuracy" not in none
+
+
+@pytest.mark.parametrize("n", [2, 3, 4, 5, 7])
+def test_tiny_tables_are_measured(n: int) -> None:
+    columns = {"label": [i % 2 for i in range(n)]}
+    found = measure_embeddings({"text": normal(n, 4), "image": normal(n, 4, 1)}, columns)
+    assert all(np.isfinite(m.value) for m in found.values())
+    assert measure_embeddings({"text": normal(n, 4)}, {"label": [0] + [1] * (n - 1)})["uniformity"].n == n
 
 
 def test_equal_cells_do_not_leak_across_folds() -> None:

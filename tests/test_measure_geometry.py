@@ -8,19 +8,19 @@ import torch
 from scipy.special import hyp0f1
 
 from nearfar.errors import ArgumentError
-from nearfar.measure import alignment as alignment_module
-from nearfar.measure import rows as rows_module
-from nearfar.measure.alignment import (
+from nearfar.measures import alignment as alignment_module
+from nearfar.measures import rows as rows_module
+from nearfar.measures.alignment import (
     alignment,
     alignment_uniformity,
     mean_positive_cosine,
     positive_margin,
     uniformity,
 )
-from nearfar.measure.hubness import hubness
-from nearfar.measure.maps import pca_map, positive_negative_cosines
-from nearfar.measure.modality import modality_gap
-from nearfar.measure.spread import isotropy, spectrum
+from nearfar.measures.hubness import hubness
+from nearfar.measures.maps import pca_map, positive_negative_cosines
+from nearfar.measures.modality import modality_gap
+from nearfar.measures.spread import isotropy, spectrum
 
 
 def sphere(n: int, d: int, seed: int = 0) -> np.ndarray:
@@ -146,6 +146,8 @@ def test_modality_gap_of_a_known_shift() -> None:
     assert same_centre.distance == pytest.approx(2 * g, abs=1e-6)
     assert same_centre.paired_cosine == pytest.approx(1 - 2 * g * g, abs=1e-6)
     assert same_centre.mismatched == 0
+    # Both of a pair are in one fold: apart, each would teach the probe the wrong answer for the other.
+    assert modality_gap(u[:60], u[:60]).separability == 0.5
     mixed = modality_gap(u, v)
     assert mixed.distance < 0.12
     assert abs(mixed.separability - 0.5) < 0.1

@@ -9,9 +9,9 @@ from ir_measures import AP, RR, R, Success, nDCG
 from scipy.stats import spearmanr
 
 from nearfar.errors import ArgumentError
-from nearfar.measure import rows as rows_module
-from nearfar.measure.retrieval import ranking_metrics, retrieval_metrics
-from nearfar.measure.sts import sts
+from nearfar.measures import rows as rows_module
+from nearfar.measures.retrieval import ranking_metrics, retrieval_metrics
+from nearfar.measures.sts import sts
 
 NAMES = {
     "mrr@10": RR @ 10,
@@ -117,6 +117,7 @@ def test_rankings_without_vectors_give_the_same_figures() -> None:
         [row.tolist() for row in order], [row.tolist() for row in positives], grades=grades
     )
     assert found == pytest.approx(retrieval_metrics(queries, keys, positives, grades=grades))
+    assert ranking_metrics(order) == ranking_metrics(order.tolist(), [[i] for i in range(25)])
     cut = ranking_metrics([["b", "a"], ["c"]], [["a", "z"], ["x"]], ks=(2,))
     assert cut["recall@2"] == pytest.approx(0.25)
     assert cut["mrr@10"] == pytest.approx(0.25)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nearfar.errors import NearfarError
+from nearfar.report.tables import number, table
 
 
 def show(verb: str, result: Any, asked: dict[str, Any]) -> None:
@@ -20,22 +21,6 @@ def as_json(verb: str, result: Any, asked: dict[str, Any]) -> Any:
     """A verb's result as JSON values."""
     special = globals().get(f"_json_{verb}")
     return special(result, asked) if special else _plain(result)
-
-
-def table(heading: list[str], rows: list[list[str]], right: int = 1) -> str:
-    """Align columns with spaces; those from number `right` on are flush right."""
-    widths = [max(len(row[i]) for row in [heading, *rows]) for i in range(len(heading))]
-
-    def line(cells: list[str]) -> str:
-        parts = [c.rjust(w) if i >= right else c.ljust(w) for i, (c, w) in enumerate(zip(cells, widths, strict=True))]
-        return "  ".join(parts).rstrip()
-
-    return "\n".join([line(heading), line(["-" * width for width in widths]), *map(line, rows)])
-
-
-def number(value: float | None) -> str:
-    """Four significant digits, or nothing."""
-    return "" if value is None else f"{value:.4g}" if abs(value) >= 10 else f"{value:.4f}"
 
 
 def _plain(value: Any) -> Any:

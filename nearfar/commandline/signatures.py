@@ -36,7 +36,7 @@ class Described:
 
 def describe_function(module: str, name: str) -> Described:
     """Read the function `name` of a module of nearfar (dotted, relative to the package)."""
-    node = _definition(module, name)
+    node, constants = _definition(module, name)
     assert isinstance(node, ast.FunctionDef)
     docstring = ast.get_docstring(node) or ""
     about = argument_docs(docstring, "Args")
@@ -44,15 +44,15 @@ def describe_function(module: str, name: str) -> Described:
     positional = [*spec.posonlyargs, *spec.args]
     defaults = [None] * (len(positional) - len(spec.defaults)) + list(spec.defaults)
     arguments = [
-        *(_argument(a, d, about, keyword=False) for a, d in zip(positional, defaults, strict=True)),
-        *(_argument(a, d, about, keyword=True) for a, d in zip(spec.kwonlyargs, spec.kw_defaults, strict=True)),
+        *(_argument(a, d, about, constants, keyword=False) for a, d in zip(positional, defaults, strict=True)),
+        *(_argument(a, d, about, constants, keyword=True) for a, d in zip(spec.kwonlyargs, spec.kw_defaults, strict=True)),
     ]
     return Described(*summary_of(docstring), tuple(arguments))
 
 
 def describe_settings(module: str, name: str) -> Described:
     """Read the fields of the dataclass `name` of a module of nearfar."""
-    node = _definition(module, name)
+    node, _ = _definition(module, name)
     docstring = ast.get_docstring(node) or ""  # type: ignore[arg-type]
     about = argument_docs(docstring, "Attributes")
     fields = [item for item in node.body if isinstance(item, ast.AnnAssign)]  # type: ignore[attr-defined]
@@ -69,15 +69,24 @@ def describe_settings(module: str, name: str) -> Described:
     return Described(*summary_of(docstring), arguments)
 
 
-def _definition(module: str, name: str) -> ast.stmt:
+def _definition(module: str, name: str) -> tuple[ast.stmt, dict[str, Any]]:
+    """A definition, and the constants of its module that may be defaults."""
     path = ROOT.joinpath(*module.split(".")).with_suffix(".py")
+    constants: dict[str, Any] = {}
     for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant) and isinstance(node.targets[0], ast.Name):
+            constants[node.targets[0].id] = node.value.value
         if getattr(node, "name", None) == name:
-            return node
+            return node, constants
     raise LookupError(f"{path} defines no {name}")
 
 
-def _argument(node: ast.arg, default: ast.expr | None, about: dict[str, str], *, keyword: bool) -> Argument:
+def _argument(
+    node: ast.arg, default: ast.expr | None, about: dict[str, str], constants: dict[str, Any], *, keyword: bool
+) -> Argument:
     annotation = ast.unparse(node.annotation) if node.annotation else "str"
-    value = REQUIRED if default is None else ast.literal_eval(default)
+    if default is None:
+        value = REQUIRED
+    else:
+        value = constants[default.id] if isinstance(default, ast.Name) else ast.literal_eval(default)
     return Argument(node.arg, annotation, value, about.get(node.arg, ""), keyword)

@@ -24,11 +24,11 @@ Problem = tuple[str, str]
 
 
 def find_faults(source: Source, columns: Mapping[str, Column]) -> Faults:
-    """Check every cell of the columns in use, role -> column; reading faults of these columns are included."""
+    """Check every cell of the columns in use (role -> column); includes what reading them found."""
     names = list(dict.fromkeys(column.name for column in columns.values()))
     faults = source.faults.of(names)
     known = {name: faults.rows(name) for name in names}
-    numbers = source.numbers()
+    numbers = source.numbers(np.arange(len(source.dataset)))
     checks = {role: _check(source, column) for role, column in columns.items()}
     with progress("checking", len(source.dataset)) as seen:
         for start, cells in scan(source.dataset, names):
@@ -141,8 +141,8 @@ def require_labels(table: Table, role: str = "label") -> None:
         )
     if len(counts) == len(table):
         raise TableError(
-            f"{table.name}, column {column!r}: each of the {len(table):,} rows has a label of its own, so that no "
-            f"two rows belong together (another column: --column {role}=NAME)"
+            f"{table.name}, column {column!r}: each of the {len(table):,} rows has its own label, so "
+            f"that no two belong together (another column: --column {role}=NAME)"
         )
 
 

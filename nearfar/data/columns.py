@@ -52,6 +52,12 @@ class Column:
 
 def stored_cells(dataset: Dataset, names: Sequence[str], rows: Any) -> dict[str, list[Any]]:
     """Cells of some rows (a slice, or a list of indices) as stored; lists of numbers as float32 [d]."""
+    if (
+        isinstance(rows, np.ndarray)
+        and len(rows)
+        and np.array_equal(rows, np.arange(rows[0], rows[0] + len(rows)))
+    ):
+        rows = slice(int(rows[0]), int(rows[0]) + len(rows))  # read in one piece, not row by row
     table = dataset.with_format("arrow", columns=list(names))[rows]
     return {name: _unpacked(table.column(name)) for name in names}
 
@@ -131,7 +137,7 @@ def _is_image(cells: Sequence[Any], folder: Path | None) -> bool:
             return False
         return any(((folder or Path()) / cell).is_file() for cell in cells[:20])
     try:
-        return _image_bytes(cells[0], folder).startswith(_MAGIC)
+        return any(_image_bytes(cell, folder).startswith(_MAGIC) for cell in cells[:20])
     except ValueError:
         return isinstance(cells[0], dict) and Path(str(cells[0].get("path"))).suffix.lower() in IMAGE_SUFFIXES
 
@@ -152,14 +158,20 @@ def _parsed_vector(cell: Any) -> np.ndarray:
         raise ValueError("holds an integer too large for a vector") from None
 
 
-def _parsed_number(cell: Any) -> float:
+def parsed_number(cell: Any) -> float:
+    """A number, also one written as a string.
+
+    Raises:
+        ValueError: it is none.
+    """
     try:
         return float(cell)
     except (ValueError, TypeError):
         raise ValueError("not a number") from None
 
 
-def _accepts(parse: Callable[[Any], Any], cells: Sequence[Any]) -> bool:
+def accepts(parse: Callable[[Any], Any], cells: Sequence[Any]) -> bool:
+    """Whether `parse` takes all cells without a ValueError."""
     try:
         for cell in cells:
             parse(cell)
@@ -194,11 +206,11 @@ def _repeated(cells: Sequence[Any]) -> type[Kind] | None:
 
 
 def _kind_of_strings(cells: Sequence[str], folder: Path | None) -> type[Kind]:
-    if _accepts(_parsed_number, cells):
+    if accepts(parsed_number, cells):
         whole = all(_WHOLE.match(cell) for cell in cells)
         named = _repeated(cells) or (Id if len(set(cells)) == len(cells) else None)
         return named if whole and named else Number
-    if cells[0].lstrip().startswith("[") and _accepts(_parsed_vector, cells):
+    if cells[0].lstrip().startswith("[") and accepts(_parsed_vector, cells):
         return Vector
     if _is_image(cells, folder):
         return Image
@@ -234,7 +246,7 @@ def bind(dataset: Dataset, name: str, kind: type[Kind], folder: Path | None) -> 
         return Column(name, kind, lambda cell: open_image(cell, folder))
     if kind is Label:
         return _bind_labels(dataset, name)
-    decode = {Text: lambda cell: cell, Vector: _parsed_vector, Number: _parsed_number, Id: _identity}[kind]
+    decode = {Text: lambda cell: cell, Vector: _parsed_vector, Number: parsed_number, Id: _identity}[kind]
     return Column(name, kind, decode)
 
 
@@ -245,7 +257,12 @@ def _identity(cell: Any) -> int:
     return int.from_bytes(hashlib.blake2b(cell.encode(), digest_size=8).digest()) >> 1
 
 
-def _class_name(cell: Any) -> str:
+def class_name(cell: Any) -> str:
+    """The name of the class that a cell stands for.
+
+    Raises:
+        ValueError: the cell is a number that is not whole.
+    """
     if isinstance(cell, float):
         if not cell.is_integer():
             raise ValueError("not a class: classes are strings or integers")
@@ -264,7 +281,7 @@ def _bind_labels(dataset: Dataset, name: str) -> Column:
 
         return Column(name, Label, checked, tuple(known))
     found = {
-        _class_name(cell)
+        class_name(cell)
         for _, cells in scan(dataset, [name])
         for cell in set(cells[name]) - {None, ""}
         if not isinstance(cell, float) or cell.is_integer()
@@ -272,25 +289,18 @@ def _bind_labels(dataset: Dataset, name: str) -> Column:
     numeric = all(_WHOLE.match(value) for value in found)
     names = tuple(sorted(found, key=int) if numeric else sorted(found))
     index = {value: at for at, value in enumerate(names)}
-    return Column(name, Label, lambda cell: index[_class_name(cell)], names)
+    return Column(name, Label, lambda cell: index[class_name(cell)], names)
 
 
-def content_bytes(column: Column, cells: Sequence[Any], folder: Path | None) -> Iterator[bytes]:
-    """What the fingerprint of a table is taken of: the meaning of the cells, however they are stored."""
-    if column.kind in (Text, Image):
-        parts = [cell.encode() if column.kind is Text else _image_bytes(cell, folder) for cell in cells]
-        yield np.array([len(part) for part in parts], dtype="<i8").tobytes()
-        yield from parts
-    elif column.kind is Label:
-        yield from content_bytes(
-            Column(column.name, Text, str),
-            [column.label_names[column.decode(cell)] for cell in cells],
-            folder,
-        )
-    else:
-        for cell in cells:
-            value = np.asarray(column.decode(cell))
-            yield (
-                np.array(value.shape, dtype="<i8").tobytes()
-                + value.astype(value.dtype.newbyteorder("<")).tobytes()
-            )
+def cell_bytes(column: Column, cell: Any, folder: Path | None) -> bytes:
+    """What a stored cell means, however it is stored: what fingerprints and duplicates go by."""
+    if column.kind is Image:
+        return _image_bytes(cell, folder)
+    value = column.decode(cell)
+    if column.kind is Text:
+        return value.encode()
+    if column.kind is Label:
+        return column.label_names[value].encode()
+    return np.asarray(
+        value, dtype="<f4" if column.kind is Vector else "<f8" if column.kind is Number else "<i8"
+    ).tobytes()

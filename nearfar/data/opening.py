@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import importlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,49 +15,23 @@ from nearfar.data.source import Content, Source, in_memory, key_of, stored
 from nearfar.errors import ArgumentError, TableError
 from nearfar.files import fingerprint_of_file
 
-
-def _read_delimited(path: Path) -> Content:
-    from nearfar.data.readers.delimited import read_delimited
-
-    return read_delimited(path)
-
-
-def _read_lines(path: Path) -> Content:
-    from nearfar.data.readers.delimited import read_lines
-
-    return read_lines(path)
-
-
-def _read_jsonl(path: Path) -> Content:
-    from nearfar.data.readers.jsonl import read_jsonl
-
-    return read_jsonl(path)
-
-
-def _read_parquet(path: Path) -> Content:
-    from nearfar.data.readers.columnar import read_parquet
-
-    return read_parquet(path)
-
-
-def _read_numpy(path: Path) -> Content:
-    from nearfar.data.readers.columnar import read_numpy
-
-    return read_numpy(path)
-
-
-READERS: dict[str, Callable[[Path], Content]] = {
-    ".csv": _read_delimited,
-    ".tsv": _read_delimited,
-    ".txt": _read_lines,
-    ".jsonl": _read_jsonl,
-    ".ndjson": _read_jsonl,
-    ".json": _read_jsonl,
-    ".parquet": _read_parquet,
-    ".npy": _read_numpy,
-    ".npz": _read_numpy,
+READERS: dict[str, tuple[str, str]] = {
+    ".csv": ("delimited", "read_delimited"),
+    ".tsv": ("delimited", "read_delimited"),
+    ".txt": ("delimited", "read_lines"),
+    ".jsonl": ("jsonl", "read_jsonl"),
+    ".ndjson": ("jsonl", "read_jsonl"),
+    ".json": ("jsonl", "read_jsonl"),
+    ".parquet": ("columnar", "read_parquet"),
+    ".npy": ("columnar", "read_numpy"),
+    ".npz": ("columnar", "read_numpy"),
 }
-"""Suffix -> reader. A new format is a file in `readers/` and a line here."""
+"""Suffix -> (file in `readers/`, function of a path); imported when the first such table is read."""
+
+
+def _reader(suffix: str) -> Callable[[Path], Content]:
+    file, function = READERS[suffix]
+    return getattr(importlib.import_module(f"nearfar.data.readers.{file}"), function)
 
 
 def open_source(source: Any) -> Source:
@@ -73,13 +48,14 @@ def open_source(source: Any) -> Source:
         if name.startswith("hf:"):
             return _open_hub(name)
         return _open_path(Path(name), name)
-    if type(source).__module__.startswith("datasets."):
+    library = type(source).__module__.split(".")[0]
+    if library == "datasets":
         if not hasattr(source, "column_names") or not hasattr(source, "data"):
             raise ArgumentError(
                 "a dictionary or a stream of datasets is no table: pass one `datasets.Dataset`"
             )
         return Source(source, "dataset")
-    if type(source).__module__.startswith("pandas."):
+    if library == "pandas":
         columns = {str(name): source[name].tolist() for name in source.columns}
         return source_of_columns(columns, "frame")
     if isinstance(source, Mapping):
@@ -138,7 +114,7 @@ def _open_path(path: Path, name: str) -> Source:
         key = key_of(suffix, fingerprint_of_file(path))
     except OSError as refused:
         raise TableError(f"{name} cannot be read ({refused.strerror})") from None
-    return stored(key, lambda: READERS[suffix](path), name, path.parent)
+    return stored(key, lambda: _reader(suffix)(path), name, path.parent)
 
 
 def _open_arrow(path: Path, name: str) -> Source:
@@ -180,5 +156,6 @@ def _open_hub(name: str) -> Source:
                 )
         dataset = load_dataset(repository, config or None, split=split)
     except Exception as failed:  # network, unknown name, missing configuration: the library says which
-        raise TableError(f"{name} cannot be loaded from the hub ({failed})") from failed
+        why = str(failed).split("\n", 1)[0]
+        raise TableError(f"{name} cannot be loaded from the hub ({why})") from failed
     return Source(dataset, name, None, notes=notes)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 
-from nearfar.data.columns import can_hold, detect, stored_cells
+import numpy as np
+
+from nearfar.data.columns import SAMPLE, accepts, can_hold, class_name, detect, parsed_number, stored_cells
 from nearfar.data.faults import shown
 from nearfar.data.kinds import KINDS, Id, Image, Kind, Label, Number, Reading, Text, Vector, accepted
 from nearfar.data.source import Source
@@ -74,9 +76,10 @@ class _Assignment:
         kind = self.kind(column, kinds)
         if kind is None:
             [cells] = stored_cells(self.source.dataset, [column], slice(0, 1)).values()
+            row = self.source.numbers(np.zeros(1, dtype=np.int64))[0]
             words = " or ".join(kind.name for kind in kinds)
             raise TableError(
-                f"{self.source.name}, column {column!r}: row {self.source.numbers()[0]} holds {shown(cells[0])}, "
+                f"{self.source.name}, column {column!r}: row {row} holds {shown(cells[0])}, "
                 f"but {role} must be {words}. {listing(self.source.name, self.found, role)}"
             )
         self.columns[role], self.kinds[role] = column, kind
@@ -92,7 +95,7 @@ class _Assignment:
 def listing(name: str, found: Mapping[str, type[Kind] | None], role: str) -> str:
     """The columns with their kinds, and how to name one."""
     columns = ", ".join(
-        f"{column} ({kind.name if kind else 'nested data'})" for column, kind in found.items()
+        f"{column} ({kind.name if kind else 'no kind known'})" for column, kind in found.items()
     )
     example = next(iter(found), "NAME")
     return f"The columns of {name} are: {columns}. Name one with --column {role}={example}"
@@ -159,20 +162,28 @@ def _by_name(growing: _Assignment, role: str, reading: Reading, *, required: boo
     """Take the column that is named like the role, or one of its aliases."""
     kinds, may_lack = accepted(reading)
     taken = set(growing.columns.values())
-    plain = {
-        name.strip().lower().replace(" ", "_").replace("-", "_"): name for name in reversed(growing.found)
-    }
+    plain: dict[str, str] = {}
+    for name in growing.found:
+        plain.setdefault(name.strip().lower().replace(" ", "_").replace("-", "_"), name)
     own = role if role in growing.found else plain.get(role)
+    optional = may_lack or not required
     if own is not None and own not in taken:
-        if required or growing.kind(own, kinds) is not None:
+        if not optional or _fits(growing, own, kinds):
             growing.take(role, own, kinds, guessed=own != role)
+        else:
+            seems = growing.found[own]
+            word = seems.name if seems else "something else"
+            growing.notes.append(
+                f"column {own!r} not read as {role}: it seems to hold {word} "
+                f"(--column {role}={own} reads it all the same)"
+            )
         return
     for alias in ALIASES.get(role, ()):
         column = plain.get(alias)
         if column is None or column in taken or not _fits(growing, column, kinds):
             continue
         judge = next((plain[name] for name in ("score", *ALIASES["score"], "label") if name in plain), None)
-        if alias in GRADED and role == "positive" and judge is not None and (may_lack or not required):
+        if alias in GRADED and role == "positive" and judge is not None and optional:
             growing.notes.append(
                 f"column {column!r} not read as positive, because {judge!r} says which pairs are near "
                 f"(--column positive={column} reads it all the same)"
@@ -183,9 +194,15 @@ def _by_name(growing: _Assignment, role: str, reading: Reading, *, required: boo
 
 
 def _fits(growing: _Assignment, column: str, kinds: tuple[type[Kind], ...]) -> bool:
-    """Whether a column under a common name can be meant: vectors and pictures must look it."""
+    """Whether a column can be meant by its name alone: its cells must look like it."""
     seems, kind = growing.found[column], growing.kind(column, kinds)
-    return seems in kinds or (kind in (Text, Label, Id) and seems not in (Image, Vector))
+    if kind is None or seems is None or seems in kinds:
+        return kind is not None
+    if kind is Number or (kind is Label and seems is Number):
+        [cells] = stored_cells(growing.source.dataset, [column], slice(0, SAMPLE)).values()
+        numbers = [cell for cell in cells if cell not in (None, "")]
+        return accepts(parsed_number if kind is Number else class_name, numbers)
+    return kind in (Text, Label, Id) and seems not in (Image, Vector)
 
 
 def _by_kind(growing: _Assignment, role: str, kinds: tuple[type[Kind], ...]) -> None:
@@ -214,5 +231,6 @@ def _at_least_one(growing: _Assignment) -> None:
     for role in EMBEDDED:
         kinds, _ = accepted(ROLES[role])
         if growing.free(of=kinds):
-            return _by_kind(growing, role, kinds)
-    return _by_kind(growing, "text", (Text,))
+            _by_kind(growing, role, kinds)
+            return
+    _by_kind(growing, "text", (Text,))

@@ -41,11 +41,11 @@ class Source:
     faults: Faults = field(default_factory=Faults)
     notes: tuple[str, ...] = ()
 
-    def numbers(self) -> np.ndarray:
-        """The user's row number of each row of `dataset`, [N] int64."""
+    def numbers(self, indices: np.ndarray) -> np.ndarray:
+        """The user's row numbers of rows of `dataset` (from 0), which whole-row faults are absent from."""
         absent = np.array(sorted(self.faults.rows(None)), dtype=np.int64)
-        everything = np.arange(1, len(self.dataset) + len(absent) + 1, dtype=np.int64)
-        return np.delete(everything, absent - 1)
+        before = np.searchsorted(absent - 1 - np.arange(len(absent)), indices, side="right")
+        return np.asarray(indices, dtype=np.int64) + 1 + before
 
 
 @dataclass
@@ -88,7 +88,10 @@ def stored(key: str, read: Callable[[], Content], name: str, folder: Path | None
                 "make room there, or set XDG_CACHE_HOME to a folder that can be written"
             ) from failed
     about = read_json(kept / "table.json")
-    dataset = Dataset.from_file(str(kept / "table.arrow"))
+    try:
+        dataset = Dataset.from_file(str(kept / "table.arrow"))
+    except Exception as refused:  # types and names that `datasets` does not take, each in its own way
+        raise TableError(f"{name} holds columns that cannot be kept ({refused})") from None
     return Source(dataset, name, folder, Faults.from_json(about["faults"]), tuple(about["notes"]))
 
 

@@ -50,8 +50,8 @@ def grouped_split(ids: Sequence[Any] | np.ndarray, fractions: Sequence[float], s
     for fraction, rows in zip(fractions, sides, strict=True):
         if not len(rows):
             raise TableError(
-                f"{len(group):,} rows in {len(sizes):,} groups cannot be split: the side of {fraction:.3g} would be "
-                "empty. Add rows, or ask for a larger share"
+                f"{len(group):,} rows in {len(sizes):,} groups cannot be split: the side of {fraction:.3g} "
+                "would be empty. Add rows, or ask for a larger share"
             )
     return sides
 
@@ -77,10 +77,15 @@ def holdout(table: Table, fraction: float, seed: int, limit: int = 2000) -> tupl
         ArgumentError: `fraction` or `limit` is no such number.
     """
     if not 0 < fraction < 1 or limit < 1:
-        raise ArgumentError(f"fraction is {fraction} and limit {limit}; they must be in (0, 1) and at least 1")
+        raise ArgumentError(
+            f"fraction is {fraction} and limit {limit}; they must be in (0, 1) and at least 1"
+        )
     column = table.role_columns.get("split", "split")
     if column in table.raw_columns:
-        return _marked(table, column)
+        train, test = _marked(table, column)
+        if len(test):
+            return train, test
+        table.notes.append(f"column {column!r} marks train rows only: rows to measure on are drawn from them")
     share = min(fraction, limit / len(table))
     train, test = grouped_split(_contents(table), [1 - share, share], seed)
     return train, test
@@ -88,24 +93,28 @@ def holdout(table: Table, fraction: float, seed: int, limit: int = 2000) -> tupl
 
 def _marked(table: Table, column: str) -> tuple[np.ndarray, np.ndarray]:
     cells = table.raw_cells(column)
+    classes = getattr(table.dataset.features[column], "names", None)
+    if classes is not None:
+        cells = [None if cell is None else classes[cell] for cell in cells]
     marks = np.array(["" if cell is None else str(cell).strip().lower() for cell in cells])
     known = TRAIN_NAMES.union(*TEST_NAMES)
     unknown = np.flatnonzero(~np.isin(marks, sorted(known)))
     if len(unknown):
         row = table.row_numbers(unknown[:1])[0]
         raise TableError(
-            f"{table.name}, row {row}, column {column!r}: holds {shown(cells[unknown[0]])}, which is no side of a "
-            f"split; the names are {', '.join(sorted(known))} (or rename the column)"
+            f"{table.name}, row {row}, column {column!r}: holds {shown(cells[unknown[0]])}, which is no "
+            f"side of a split; the names are {', '.join(sorted(known))} (or rename the column)"
         )
     train = np.flatnonzero(np.isin(marks, sorted(TRAIN_NAMES)))
     sides = [np.flatnonzero(np.isin(marks, sorted(names))) for names in TEST_NAMES]
     test = next((rows for rows in sides if len(rows)), sides[0])
-    if not len(train) or not len(test):
-        lacking = "train" if not len(train) else "test"
-        raise TableError(f"{table.name}, column {column!r}: no row is marked {lacking!r}")
+    if not len(train):
+        raise TableError(f"{table.name}, column {column!r}: no row is marked 'train'")
     return train, test
 
 
 def _contents(table: Table) -> list[bytes]:
     """A digest of each row's cell in the first role."""
-    return [hashlib.blake2b(cell, digest_size=16).digest() for cell in table.cell_bytes(next(iter(table.kinds)))]
+    return [
+        hashlib.blake2b(cell, digest_size=16).digest() for cell in table.cell_bytes(next(iter(table.kinds)))
+    ]

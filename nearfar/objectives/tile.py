@@ -96,4 +96,6 @@ class Block:
         weights: list[Tensor] | None = None
         if any(block.log_weight is not None for block in blocks):
             weights = [torch.zeros_like(b.target) if b.log_weight is None else b.log_weight for b in blocks]
-        return Block(torch.cat([b.target for b in blocks], 1), None if weights is None else torch.cat(weights, 1))
+        return Block(
+            torch.cat([b.target for b in blocks], 1), None if weights is None else torch.cat(weights, 1)
+        )

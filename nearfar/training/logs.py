@@ -39,7 +39,10 @@ class Log:
         if not done:
             self._measures.unlink(missing_ok=True)
         if kind == "tensorboard":
-            self._events = need("torch.utils.tensorboard", "logs").SummaryWriter(str(folder / "tensorboard"), purge_step=done + 1)
+            need("tensorboard", "logs")
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._events = SummaryWriter(str(folder / "tensorboard"), purge_step=done + 1)
 
     def _start(self, names: list[str]) -> None:
         assert self._file is not None

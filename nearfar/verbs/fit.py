@@ -3,28 +3,22 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from nearfar.data.splits import holdout
 from nearfar.data.table import OnBadRow, Table, read_table
-from nearfar.encoders.encoder import Encoder
 from nearfar.errors import ArgumentError, ArtefactError
-from nearfar.files import read_json, write_json
-from nearfar.measures.embeddings import Measurement, measure_embeddings, primary_measure
+from nearfar.files import read_json
+from nearfar.measures.embeddings import primary_measure
 from nearfar.report.model_card import model_card
 from nearfar.space import Space
 from nearfar.training.gather import process_rank
-from nearfar.training.settings import Settings
-from nearfar.training.trainer import Run, make_fabric, train
-from nearfar.verbs.building import build_method, encoder_specs, hyperparameters_of, reads_of
-from nearfar.verbs.measure import encoded
+from nearfar.verbs.building import reads_of
+from nearfar.verbs.fitting import Fitting, fit_rows
 from nearfar.versions import versions
 
-PRETRAINED_RATE = 5e-5
-SCRATCH_RATE = 1e-3
 HELD_OUT_LIMIT = 2000
 """Most rows that are held out for the measures before and after."""
 
@@ -77,51 +71,30 @@ def fit(
         ArtefactError: `out` holds something already.
         TrainingError: training went wrong.
     """
-    if steps is None and epochs is None:
-        epochs = 1.0
     folder = None if out is None else Path(out)
     if folder is not None and process_rank() == 0:
         _claim(folder, resume, overwrite)
-    checked = hyperparameters_of(method, hyperparameters or {})
-    reads = reads_of(method)
     if not isinstance(table, Table):
-        table = read_table(str(table), reads=reads, columns=columns, on_bad_row=on_bad_row)
-    seed = int(settings.get("seed", 0))
+        table = read_table(str(table), reads=reads_of(method), columns=columns, on_bad_row=on_bad_row)
     if isinstance(measure_on, (str, Path)):
         measure_on = read_table(str(measure_on), on_bad_row=on_bad_row)
-    training, held_out = _parts(table, holdout_share, seed, measure_on)
-    made = build_method(method, training, encoder=encoder, hyperparameters=checked, seed=seed, max_length=max_length)
-    rate = learning_rate or (PRETRAINED_RATE if all(e.pretrained for e in made.encoders()) else SCRATCH_RATE)
-    settled = Settings(steps=steps, epochs=epochs, learning_rate=rate, **settings)
-    fabric = make_fabric(settled)
-    made.to(fabric.device)
-    command = {
-        "method": method,
-        "table": table.name,
-        "columns": table.role_columns,
-        "encoders": encoder_specs(encoder, method),
-        "hyperparameters": checked,
-        "settings": asdict(settled),
-    }
-    if folder is not None and process_rank() == 0:
-        write_json(folder / "run.json", command)
-    before = _measured(made.space(), held_out) if held_out is not None else {}
-    for reader in made.encoders():
-        reader.reset_counts()
-    run = train(
-        made,
+    training, held_out = _parts(table, holdout_share, int(settings.get("seed", 0)), measure_on)
+    fitting = fit_rows(
+        method,
         training,
-        settled,
+        held_out,
+        encoder=encoder,
+        hyperparameters=hyperparameters,
+        max_length=max_length,
+        steps=steps,
+        epochs=epochs,
+        learning_rate=learning_rate,
         folder=folder,
-        evaluate=None if held_out is None else lambda: {n: m.value for n, m in _measured(made.space(), held_out).items()},
-        watch_better=before[settled.watch].better if settled.watch in before else "higher",
         resume=resume,
-        fabric=fabric,
+        **settings,
     )
-    notes = [*table.notes, *_notes(training, held_out, settled, made.encoders()), *run.warnings]
-    after = _measured(made.space(), held_out) if held_out is not None else {}
-    space = made.space()
-    space.card = _card(command, training, held_out, before, after, run, notes)
+    space = fitting.method.space()
+    space.card = card_of(fitting, training, held_out, table.notes)
     if folder is not None and process_rank() == 0:
         _finish(space, folder)
     return space
@@ -159,53 +132,36 @@ def _parts(
     return table.select(train_rows), table.select(test_rows)
 
 
-def _measured(space: Space, table: Table) -> dict[str, Measurement]:
-    z, others, cells = encoded(space, table)
-    return measure_embeddings(z, others, identity=cells)
-
-
-def _notes(training: Table, held_out: Table | None, settings: Settings, encoders: list[Encoder]) -> list[str]:
-    notes = [f"trained on {len(training):,} rows"]
-    if held_out is not None:
-        notes.append(f"measured on {len(held_out):,} rows that training did not see")
-    if settings.accumulate > 1:
-        notes.append(
-            f"accumulation adds the gradients of {settings.accumulate} batches of {settings.batch_size}; each example still "
-            f"meets only the others of its own batch. For more negatives use --batch-size with --cache-chunk"
-        )
-    if (lost := len(training) % settings.batch_size) and settings.epochs is not None:
-        notes.append(f"{lost} rows are left over by batches of {settings.batch_size}: other ones in every epoch")
-    notes += [note for encoder in encoders if (note := encoder.note())]
-    return notes
-
-
-def _card(
-    command: dict[str, Any],
-    training: Table,
-    held_out: Table | None,
-    before: dict[str, Measurement],
-    after: dict[str, Measurement],
-    run: Run,
-    notes: list[str],
+def card_of(
+    fitting: Fitting, training: Table, held_out: Table | None, table_notes: Sequence[str] = ()
 ) -> dict[str, Any]:
+    """What the model card of a fitted space tells."""
+    run = fitting.run
+    measures = {
+        name: {
+            "before": fitting.before[name].value if name in fitting.before else None,
+            "after": m.value,
+            "better": m.better,
+            "n": m.n,
+            "about": m.about,
+        }
+        for name, m in fitting.after.items()
+    }
     return {
-        **command,
+        **fitting.command,
         "data": {
             "training_rows": len(training),
             "training_fingerprint": training.fingerprint,
             "measured_rows": 0 if held_out is None else len(held_out),
             "measured_fingerprint": None if held_out is None else held_out.fingerprint,
         },
-        "measures": {
-            name: {"before": before[name].value if name in before else None, "after": m.value, "better": m.better, "n": m.n}
-            for name, m in after.items()
-        },
-        "primary_measure": primary_measure(after) if after else None,
+        "measures": measures,
+        "primary_measure": primary_measure(fitting.after) if fitting.after else None,
         "steps": run.steps,
         "kept_step": run.kept_step,
         "stopped": run.stopped,
         "seconds": round(run.seconds, 2),
-        "notes": notes,
+        "notes": [*table_notes, *fitting.notes],
         "versions": versions(),
     }
 

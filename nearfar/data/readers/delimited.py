@@ -93,6 +93,11 @@ def _header(path: Path, separator: str) -> list[str]:
     if names is None:
         raise TableError(f"{path} is empty: the first row must name the columns")
     for name in names:
+        if "\0" in name:
+            raise TableError(
+                f"{path}, header: the column name {shown(name)} holds a NUL: this is no CSV file, or one in "
+                "UTF-16; save it as UTF-8"
+            )
         try:
             name.encode()
         except UnicodeEncodeError as broken:

@@ -14,6 +14,7 @@ IMAGE_SUFFIXES = frozenset(
     {".png", ".jpg", ".jpeg", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm"}
 )
 TEXT_SUFFIXES = frozenset({".txt", ".md", ".rst", ".text"})
+TABLE_SUFFIXES = frozenset({".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", ".npy", ".npz", ".arrow"})
 SPLIT_FOLDERS = frozenset({"train", "training", "test", "testing", "valid", "validation", "val", "dev"})
 
 
@@ -26,11 +27,13 @@ def open_folder(folder: Path, name: str) -> Source:
     files = sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith("."))
     images = [p for p in files if p.suffix.lower() in IMAGE_SUFFIXES]
     texts = [p for p in files if p.suffix.lower() in TEXT_SUFFIXES]
-    if bool(images) == bool(texts):
-        what = "both pictures and text files" if images else "no picture or text file"
-        tables = [p.name for p in files if p.suffix.lower() in (".csv", ".tsv", ".jsonl", ".parquet")][:5]
-        advice = f"; name one of its tables: {', '.join(tables)}" if tables else ""
-        raise TableError(f"folder {name} holds {what}: a folder must hold one of the two{advice}")
+    tables = [str(p) for p in files if p.suffix.lower() in TABLE_SUFFIXES][:5]
+    if bool(images) == bool(texts) or (texts and tables):
+        if images:
+            what = "both pictures and text files: put them apart"
+        else:
+            what = f"tables: name one of {', '.join(tables)}" if tables else "no picture and no text file"
+        raise TableError(f"folder {name} holds {what}")
     chosen = images or texts
     notes = []
     if len(files) > len(chosen):

@@ -31,20 +31,24 @@ def read_jsonl(path: Path) -> Content:
 def _rows(path: Path, faults: Faults) -> Iterator[tuple[int, Mapping[str, Any]]]:
     for number, value in enumerate(_values(path), start=1):
         if isinstance(value, Mapping):
-            try:
-                "".join(value).encode()
-            except UnicodeEncodeError:
-                faults.add(number, None, "a broken key", f"a key of {shown(value)} is not valid Unicode")
-            else:
+            if _is_plain("".join(value)):
                 yield number, value
+            else:
+                faults.add(number, None, "a broken key", f"a key of {shown(value)} is not valid Unicode")
         elif isinstance(value, _Broken):
-            faults.add(number, None, "broken JSON", f"is not valid JSON ({value.args[0]})")
+            faults.add(number, None, "broken JSON", f"is not valid JSON ({value})")
         else:
             faults.add(number, None, "no object", f"holds {shown(value)} where an object {{...}} should be")
 
 
-class _Broken(Exception):
-    """Stands in for the value of a line that is not JSON."""
+def _is_plain(key: str) -> bool:
+    return "\0" not in key and not any("\ud800" <= character <= "\udfff" for character in key)
+
+
+class _Broken(str):
+    """Stands in for the value of a line that is not JSON: why it is not."""
+
+    __slots__ = ()
 
 
 def _values(path: Path) -> Iterator[Any]:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from nearfar.data.kinds import Image, Text
 from nearfar.encoders.encoder import Encoder
-from nearfar.heads.towers import linear_towers
+from nearfar.encoders.towers import linear_towers
 from nearfar.method import Batch, Method
 from nearfar.objectives import Temperature, info_nce
 from nearfar.space import Space

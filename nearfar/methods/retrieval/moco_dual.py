@@ -72,7 +72,7 @@ class MoCoDual(Method):
     ) -> None:
         super().__init__()
         self.encoder = encoder
-        self.head = Projection("linear", encoder.dim, dim)
+        self.head = Projection(encoder.dim, dim, kind="linear")
         self.teacher = EMATeacher(nn.ModuleList([encoder, self.head]), momentum)
         self.queue = Queue(queue, dim)
         self.temperature, self.lam, self.form = temperature, lam, form

@@ -59,7 +59,7 @@ class SimCSE(Method):
         if pooling != "own":
             encoder.pooling = pooling
         self.encoder = encoder
-        self.head = Projection("tanh", encoder.dim, encoder.dim) if head == "tanh" else None
+        self.head = Projection(encoder.dim, encoder.dim, kind="tanh") if head == "tanh" else None
         self.temperature = temperature
         self.hard_negative_log_weight = hard_negative_log_weight
         # Saved with a checkpoint, so that a resumed run knows whether its head stays.

@@ -73,7 +73,7 @@ class AlignUniform(Method):
     ) -> None:
         super().__init__()
         self.encoder = encoder
-        self.head = Projection("linear", encoder.dim, dim)
+        self.head = Projection(encoder.dim, dim, kind="linear")
         self.weights = {"align": align_weight, "uniform": uniform_weight, "info_nce": contrast_weight}
         self.align_power, self.uniform_t, self.temperature = align_power, uniform_t, temperature
         self.teacher = EMATeacher(nn.ModuleList([encoder, self.head]), momentum) if queue else None

@@ -1,0 +1,106 @@
+"""Model folders of transformers: finding them, refusing what could run code, loading the weights."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from nearfar.encoders.settings import WEIGHTS
+from nearfar.errors import ArgumentError, ArtefactError
+from nearfar.files import read_json
+
+_DATA_FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]
+"""All that is ever downloaded: weights as safetensors, settings and vocabularies."""
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+
+
+def model_folder(name: str | Path) -> Path:
+    """The local folder of a model: `name` itself, or a snapshot of the hub's model of that name.
+
+    Raises:
+        ArgumentError: there is no such folder, and the hub does not give one either.
+    """
+    folder = Path(name)
+    if folder.is_dir():
+        return folder
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(str(name), allow_patterns=_DATA_FILES))
+    except (OSError, ValueError, RuntimeError) as failed:
+        raise ArgumentError(
+            f"no encoder {str(name)!r}: there is no folder of that name, and the hub gave no model "
+            f"({type(failed).__name__}). Give 'tiny' (from scratch), 'minilm' (shipped, text), "
+            "the folder of a model, or the name of one on the hub"
+        ) from failed
+
+
+def refuse_code(folder: Path) -> None:
+    """Refuse a model folder that could only be loaded by running what it brings.
+
+    Raises:
+        ArtefactError: a JSON file asks for the folder's own Python code (`auto_map`), there is no
+            `config.json`, or the weights are there as pickle only.
+    """
+    if not (folder / "config.json").is_file():
+        raise ArtefactError(f"{folder} is no model folder: config.json is missing")
+    for file in sorted(folder.glob("*config.json")):
+        if '"auto_map"' in json.dumps(read_json(file)):
+            raise ArtefactError(
+                f"{file} asks for Python code that comes with the model (auto_map); nearfar runs no code "
+                "of a model folder: use a model whose architecture transformers has itself"
+            )
+    if not any((folder / name).is_file() for name in (WEIGHTS, WEIGHTS + ".index.json")):
+        pickles = sorted(file.name for pattern in _PICKLES for file in folder.glob(pattern))
+        if pickles:
+            raise ArtefactError(
+                f"{folder} holds its weights as pickle only ({', '.join(pickles)}), which can run code "
+                "when read: convert them to safetensors first"
+            )
+        raise ArtefactError(f"{folder} holds no weights: {WEIGHTS} is missing")
+
+
+def load_model(folder: Path) -> Any:
+    """The transformers model of a folder that `refuse_code` let pass, float32, in evaluation mode.
+
+    Raises:
+        ArtefactError: the architecture is unknown, or the weights lack tensors that it needs.
+    """
+    from transformers import AutoModel
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        model, report = AutoModel.from_pretrained(
+            folder,
+            use_safetensors=True,
+            trust_remote_code=False,
+            local_files_only=True,
+            dtype=torch.float32,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, KeyError, RuntimeError) as broken:
+        raise ArtefactError(f"{folder} cannot be loaded as a transformers model: {broken}") from broken
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+    # The pooler is not used here, and checkpoints of language models have none.
+    missing = sorted(name for name in report["missing_keys"] if not name.startswith("pooler."))
+    if missing:
+        raise ArtefactError(f"{folder} lacks weights that its architecture needs, such as {missing[0]}")
+    return model
+
+
+def freeze_pooler(model: nn.Module) -> None:
+    """Take the unused pooler of `model`, if it has one, out of training.
+
+    A parameter that never gets a gradient stops distributed training.
+    """
+    pooler = getattr(model, "pooler", None)
+    if isinstance(pooler, nn.Module):
+        pooler.requires_grad_(False)

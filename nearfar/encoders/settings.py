@@ -1,0 +1,59 @@
+"""The files that every saved encoder shares: `encoder.json` and its weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from nearfar.errors import ArtefactError
+from nearfar.files import read_json, write_json
+
+SETTINGS = "encoder.json"
+WEIGHTS = "model.safetensors"
+
+
+def write_settings(folder: Path, encoder: nn.Module, settings: dict[str, Any]) -> None:
+    """Write `encoder.json`: the class of `encoder` by name, and its settings."""
+    write_json(folder / SETTINGS, {"class": type(encoder).__name__, "settings": settings})
+
+
+def read_settings(folder: Path, expected: str | None = None) -> tuple[str, dict[str, Any]]:
+    """The class name and the settings in `encoder.json`.
+
+    Raises:
+        ArtefactError: the file is missing, is of another shape, or is of another class than `expected`.
+    """
+    content = read_json(folder / SETTINGS)
+    if not isinstance(content, dict) or not isinstance(content.get("settings"), dict):
+        raise ArtefactError(f"{folder / SETTINGS} is no description of an encoder")
+    name = str(content.get("class"))
+    if expected is not None and name != expected:
+        raise ArtefactError(f"{folder / SETTINGS} describes a {name}, not a {expected}")
+    return name, content["settings"]
+
+
+def write_weights(folder: Path, module: nn.Module) -> None:
+    """Write the parameters and buffers of `module` as safetensors."""
+    from safetensors.torch import save_file
+
+    state = {name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()}
+    save_file(state, folder / WEIGHTS)
+
+
+def read_weights(folder: Path, module: nn.Module) -> None:
+    """Read what `write_weights` wrote into `module`.
+
+    Raises:
+        ArtefactError: the file is missing or broken, or its tensors do not fit `module`.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        module.load_state_dict(load_file(folder / WEIGHTS))
+    except FileNotFoundError:
+        raise ArtefactError(f"{folder / WEIGHTS} is missing: the folder is incomplete") from None
+    except (SafetensorError, RuntimeError) as broken:
+        raise ArtefactError(f"{folder / WEIGHTS} does not fit {type(module).__name__}: {broken}") from None

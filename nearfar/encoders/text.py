@@ -1,0 +1,302 @@
+"""Texts to features with the encoders of transformers, trained before or from scratch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from nearfar.data.kinds import Text
+from nearfar.encoders.cpu_linear import use_faster_linear
+from nearfar.encoders.encoder import Encoder, Features
+from nearfar.encoders.lengths import length_groups
+from nearfar.encoders.pretrained import freeze_pooler, load_model, model_folder, refuse_code
+from nearfar.encoders.sentence_folder import read_sentence_folder, write_sentence_folder
+from nearfar.encoders.settings import read_settings, write_settings
+from nearfar.encoders.wordpiece import train_wordpiece
+from nearfar.errors import ArgumentError, ArtefactError
+from nearfar.heads.pool import needs_layers, pool
+
+WINDOW = 8192
+"""Rows that `batches` tokenises and orders at a time, so that memory does not grow with the table."""
+UNSAID_LENGTH = 512
+"""Tokens kept of a text where neither the model nor its tokenizer names a limit."""
+
+
+class TransformerText(Encoder):
+    """A text encoder of transformers with a pooling.
+
+    Args:
+        model: a model of transformers that maps token numbers to hidden states.
+        tokenizer: its fast tokenizer.
+        pooling: a kind of `nearfar.heads.pool.pool`.
+        max_length: tokens kept of a text, special tokens included.
+        normalise: whether `pooled` is scaled to length 1, as many sentence encoders are.
+
+    Attributes:
+        seen: texts tokenised since the last `reset_counts`.
+        truncated: how many of them were longer than `max_length`.
+
+    Raises:
+        ArgumentError: an unknown pooling, or a `max_length` that the model cannot take.
+    """
+
+    kind = Text
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        pooling: str = "mean",
+        max_length: int = UNSAID_LENGTH,
+        normalise: bool = False,
+    ) -> None:
+        super().__init__()
+        limit = _position_limit(model)
+        if not 3 <= max_length <= (limit or max_length):
+            raise ArgumentError(
+                f"max_length={max_length}: this model takes 3 to {limit or 'any number of'} tokens"
+            )
+        self._mixes_layers = needs_layers(pooling)
+        self.model, self.tokenizer = model, tokenizer
+        self.pooling, self.max_length, self.normalise = pooling, max_length, normalise
+        self.dim = int(model.config.hidden_size)
+        self.seen = self.truncated = 0
+        freeze_pooler(model)
+        use_faster_linear(model)
+        # An own copy: the calls of the transformers tokenizer change the limits of theirs as they go,
+        # which is no good while another thread tokenises.
+        from tokenizers import Tokenizer
+
+        self._splitter = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+        self._splitter.no_padding()
+        self._splitter.enable_truncation(max_length)
+        self._pad_id = int(tokenizer.pad_token_id or 0)
+
+    @classmethod
+    def from_pretrained(
+        cls, name: str | Path, pooling: str | None = None, max_length: int | None = None
+    ) -> Self:
+        """Read a transformers or sentence-transformers model from a folder or the hub.
+
+        Args:
+            name: a folder, or the name of a model on the hub.
+            pooling: overrides what the folder says; "mean" where it says nothing.
+            max_length: overrides what the folder says, in tokens.
+
+        Raises:
+            ArgumentError: nothing of that name can be found, or an argument does not fit the model.
+            ArtefactError: the folder needs pickle or its own code to be read, is incomplete, or asks
+                for parts that nearfar does not have.
+        """
+        said = read_sentence_folder(model_folder(name))
+        refuse_code(said.transformer)
+        model, tokenizer = load_model(said.transformer), _load_tokenizer(said.transformer)
+        if getattr(model.config, "is_encoder_decoder", False):
+            raise ArtefactError(
+                f"{said.transformer} is an encoder-decoder; nearfar reads encoders and decoders"
+            )
+        if said.lower_case:
+            _lower_case(tokenizer)
+        limits = [limit for limit in (_position_limit(model), tokenizer.model_max_length) if limit]
+        limit = min(*limits, said.max_length or 10**9)
+        return cls(
+            model,
+            tokenizer,
+            pooling=pooling or said.pooling or "mean",
+            max_length=max_length or (limit if limit < 10**9 else UNSAID_LENGTH),
+            normalise=said.normalise,
+        )
+
+    @classmethod
+    def tiny(
+        cls,
+        texts: Sequence[str],
+        vocabulary: int = 8000,
+        layers: int = 3,
+        dim: int = 128,
+        heads: int = 4,
+        ffn: int = 512,
+        max_length: int = 64,
+        dropout: float = 0.1,
+    ) -> Self:
+        """A small BERT from scratch, with a WordPiece tokenizer trained on `texts` and nothing else.
+
+        Args:
+            texts: training texts for the tokenizer.
+            vocabulary: most word pieces.
+            layers, dim, heads, ffn: the size of the network; `ffn` is the width inside a layer.
+            max_length: tokens kept of a text.
+            dropout: of hidden states and attention weights.
+
+        Raises:
+            ArgumentError: there are no texts, or `heads` does not divide `dim`.
+        """
+        from transformers import BertConfig, BertModel
+
+        if not texts:
+            raise ArgumentError("a tokenizer cannot be trained on no texts: give the texts of the table")
+        if dim % heads:
+            raise ArgumentError(f"heads={heads} does not divide dim={dim}")
+        tokenizer = train_wordpiece(texts, vocabulary, max_length)
+        config = BertConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=dim,
+            num_hidden_layers=layers,
+            num_attention_heads=heads,
+            intermediate_size=ffn,
+            max_position_embeddings=max_length,
+            hidden_dropout_prob=dropout,
+            attention_probs_dropout_prob=dropout,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+        return cls(BertModel(config), tokenizer, max_length=max_length)
+
+    def prepare(self, rows: Sequence[Any]) -> dict[str, Tensor]:
+        """Tokenise B texts, padded to the longest.
+
+        Returns:
+            "ids", token numbers, int64 [B, L], and "mask", True where there is a token, [B, L].
+
+        Raises:
+            ArgumentError: a row is no text, or has no token.
+        """
+        return self._stack(self._split(rows), with_mask=True)
+
+    def reset_counts(self) -> None:
+        """Start counting `seen` and `truncated` anew."""
+        self.seen = self.truncated = 0
+
+    def _split(self, texts: Sequence[Any]) -> list[list[int]]:
+        wrong = next((i for i, text in enumerate(texts) if not isinstance(text, str)), None)
+        if wrong is not None:
+            raise ArgumentError(f"text {wrong + 1} of {len(texts)} is {type(texts[wrong]).__name__}, not str")
+        encodings = self._splitter.encode_batch_fast(list(texts))
+        self.seen += len(encodings)
+        self.truncated += sum(1 for encoding in encodings if encoding.overflowing)
+        ids = [encoding.ids for encoding in encodings]
+        empty = next((i for i, row in enumerate(ids) if not row), None)
+        if empty is not None:
+            raise ArgumentError(f"text {empty + 1} of {len(texts)} has no token: {texts[empty][:40]!r}")
+        return ids
+
+    def _stack(self, ids: list[list[int]], with_mask: bool) -> dict[str, Tensor]:
+        longest = max(map(len, ids))
+        stacked = torch.tensor([row + [self._pad_id] * (longest - len(row)) for row in ids])
+        if not with_mask:
+            return {"ids": stacked}
+        lengths = torch.tensor([len(row) for row in ids])
+        return {"ids": stacked, "mask": torch.arange(longest) < lengths.unsqueeze(1)}
+
+    def batches(
+        self, rows: Sequence[Any], batch_size: int
+    ) -> Iterator[tuple[Sequence[int], dict[str, Tensor]]]:
+        """Batches of texts of equal length, longest first within a window of `WINDOW` rows.
+
+        Nothing is padded and no mask is passed, unless there are so few texts of each length that
+        the batches would be tiny.
+        """
+        for start in range(0, len(rows), WINDOW):
+            ids = self._split(rows[start : start + WINDOW])
+            for group in length_groups([len(row) for row in ids], batch_size):
+                batch = [ids[i] for i in group]
+                padded = len(batch[0]) != len(batch[-1])
+                yield [start + i for i in group], self._stack(batch, with_mask=padded)
+
+    def forward(
+        self, inputs: dict[str, Tensor], *, layers: bool = False, attention: bool = False
+    ) -> Features:
+        """Encode token numbers.
+
+        Args:
+            inputs: "ids" [B, L] and "mask" [B, L], which may be absent where nothing is padded.
+            layers: whether to return the states of every layer.
+            attention: whether to return attention weights, [B, heads, L, L] of every layer.
+        """
+        ids = inputs["ids"]
+        given = inputs.get("mask")
+        with _attention_weights(self.model) if attention else nullcontext():
+            out = self.model(
+                input_ids=ids,
+                attention_mask=given,
+                output_hidden_states=layers or self._mixes_layers,
+                output_attentions=attention,
+            )
+        tokens = out.last_hidden_state
+        mask = torch.ones_like(ids, dtype=torch.bool) if given is None else given
+        states = tuple(out.hidden_states or ())
+        pooled = pool(tokens, mask, self.pooling, states)
+        if self.normalise:
+            pooled = functional.normalize(pooled, dim=-1)
+        weights = tuple(out.attentions or ()) if attention else ()
+        return Features(tokens, mask, pooled, states if layers else (), weights)
+
+    def save(self, folder: Path) -> None:
+        """Write a folder that sentence-transformers and transformers read as well.
+
+        With a pooling that mixes layers, which sentence-transformers lacks, only transformers does.
+        """
+        self.model.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+        write_sentence_folder(folder, self.dim, self.pooling, self.normalise, self.max_length)
+        names = ("pooling", "max_length", "normalise")
+        write_settings(folder, self, {name: getattr(self, name) for name in names})
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read what `save` wrote.
+
+        Raises:
+            ArtefactError: the folder is incomplete, of another encoder, or could run code.
+        """
+        _, settings = read_settings(folder, expected=cls.__name__)
+        refuse_code(folder)
+        return cls(load_model(folder), _load_tokenizer(folder), **settings)
+
+
+@contextmanager
+def _attention_weights(model: Any) -> Iterator[None]:
+    # The fused kernels never have the weights as a matrix.
+    usual = model.config._attn_implementation
+    model.set_attn_implementation("eager")
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(usual)
+
+
+def _position_limit(model: Any) -> int | None:
+    positions: int | None = getattr(model.config, "max_position_embeddings", None)
+    if not positions or positions < 0:
+        return None
+    # The RoBERTa family counts positions from the padding's number + 1.
+    taken = [
+        module.padding_idx + 1
+        for module in model.modules()
+        if isinstance(getattr(module, "padding_idx", None), int) and hasattr(module, "position_embeddings")
+    ]
+    return positions - max(taken, default=0)
+
+
+def _load_tokenizer(folder: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except (OSError, ValueError, KeyError) as broken:
+        raise ArtefactError(f"{folder} has no tokenizer that can be read: {broken}") from broken
+    if not tokenizer.is_fast:
+        raise ArtefactError(f"{folder} has no fast tokenizer: tokenizer.json is missing")
+    return tokenizer
+
+
+def _lower_case(tokenizer: Any) -> None:
+    from tokenizers.normalizers import Lowercase, Sequence as Steps
+
+    before = tokenizer.backend_tokenizer.normalizer
+    tokenizer.backend_tokenizer.normalizer = Steps([Lowercase(), *([before] if before else [])])

@@ -1,0 +1,48 @@
+"""What stands between an encoder and the loss."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from nearfar.errors import ArgumentError
+from nearfar.heads.mlp import mlp
+
+
+class Projection(nn.Module):
+    """A small map from features to the space in which they are compared.
+
+    linear:  W x + b                                                    (CLIP without b)
+    tanh:    tanh(W x + b)                      Gao et al., SimCSE, EMNLP 2021
+    mlp:     W2 relu(W1 x + b1) + b2            Chen et al., SimCLR, ICML 2020; MoCo v2
+    mlp_bn:  the same with batch norm before each relu   SimCLR as released, Barlow Twins
+
+    Args:
+        dims: widths, input first. "linear" and "tanh" take two; the others at least three.
+        kind: see above.
+
+    Raises:
+        ArgumentError: an unknown kind, or the wrong number of widths for it.
+    """
+
+    def __init__(self, *dims: int, kind: Literal["linear", "tanh", "mlp", "mlp_bn"] = "linear") -> None:
+        super().__init__()
+        if kind not in ("linear", "tanh", "mlp", "mlp_bn"):
+            raise ArgumentError(f"kind={kind!r} is unknown: choose linear, tanh, mlp or mlp_bn")
+        one_layer = kind in ("linear", "tanh")
+        if (len(dims) == 2) != one_layer or len(dims) < 2:
+            wanted = "two widths (in, out)" if one_layer else "at least three widths (in, hidden, out)"
+            raise ArgumentError(f"Projection of kind {kind!r} takes {wanted}; got {dims}")
+        self.dims, self.kind = dims, kind
+        self.map = mlp(dims, norm="batch" if kind == "mlp_bn" else None)
+        if kind == "tanh":
+            self.map.append(nn.Tanh())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[..., dims[0]] -> [..., dims[-1]] (2-D only for mlp_bn)."""
+        return self.map(x)
+
+    def settings(self) -> dict[str, Any]:
+        """What `make_head` needs to build this head again, as JSON values."""
+        return {"class": "Projection", "dims": list(self.dims), "kind": self.kind}

@@ -1,0 +1,51 @@
+"""What objectives refuse before they compute anything."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from nearfar.errors import ArgumentError
+
+
+def check_alike(tensors: Mapping[str, Tensor]) -> None:
+    """Raise ArgumentError unless all are floating-point tensors of one type on one device."""
+    (first, one), *others = tensors.items()
+    if not one.dtype.is_floating_point:
+        raise ArgumentError(f"{first} must be floating-point, got {one.dtype}")
+    for name, other in others:
+        if other.dtype != one.dtype or other.device != one.device:
+            raise ArgumentError(
+                f"{first} ({one.dtype} on {one.device}) and {name} ({other.dtype} on {other.device}) "
+                "must be of one type on one device: use .to()"
+            )
+
+
+def check_one_width(queries: Tensor, keys: Tensor) -> None:
+    """Raise ArgumentError unless both are rows of embeddings of one shape."""
+    if queries.ndim < 2 or keys.ndim != queries.ndim or keys.shape[1:] != queries.shape[1:]:
+        raise ArgumentError(
+            "queries [B, d] and keys [M, d] must have rows of one width, "
+            f"got {list(queries.shape)} and {list(keys.shape)}"
+        )
+
+
+def check_extra_keys(extra: Tensor, queries: Tensor) -> None:
+    """Raise ArgumentError unless `extra` is [E, d], or [B, E, d] with as many lists as queries."""
+    own = extra.ndim == queries.ndim + 1
+    if not own and extra.ndim == queries.ndim and extra.shape[1:] == queries.shape[1:]:
+        return
+    if not own or len(extra) != len(queries) or extra.shape[2:] != queries.shape[1:]:
+        raise ArgumentError(
+            "extra_keys must be [E, d] or [B, E, d], "
+            f"got {list(extra.shape)} for queries {list(queries.shape)}"
+        )
+
+
+def check_same_shape(x: Tensor, y: Tensor) -> None:
+    """Raise ArgumentError unless row i of x and row i of y can be a pair."""
+    if x.ndim != 2 or x.shape != y.shape:
+        raise ArgumentError(
+            f"x and y must be row-aligned, [N, d] both, got {list(x.shape)} and {list(y.shape)}"
+        )

@@ -1,0 +1,62 @@
+"""The base encoder of the sentence experiments: a tiny BERT trained by masked language modelling only.
+
+Three layers, width 128, four heads, WordPiece vocabulary of 8,000, trained on captions and Wikipedia sentences.
+Never by contrast: what a method adds to it is the method's own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import pandas as pd
+
+from nearfar.data.source import cache_folder
+from nearfar.data.table import Table
+from nearfar.encoders import load_encoder
+from nearfar.encoders.text import TransformerText
+from nearfar.experiment import DataFolder
+from nearfar.files import atomic_folder
+from nearfar.verbs.fitting import fit_rows
+
+SETTINGS = {"steps": 4000, "batch_size": 64, "learning_rate": 5e-4, "max_length": 32, "seed": 0}
+VERSION = 1
+"""Raised when this recipe changes, so that cached encoders of the old one are not taken."""
+
+
+def captions(data: DataFolder) -> pd.DataFrame:
+    """Multi30k captions of the training pictures: five columns caption1..caption5, one row a picture."""
+    frame = pd.read_parquet(data.file("multi30k/captions.parquet"))
+    return frame[frame["split"] == "train"].reset_index(drop=True)
+
+
+def wiki(data: DataFolder) -> list[str]:
+    """Wikipedia sentences."""
+    return list(pd.read_parquet(data.file("wiki_sentences/wiki_sentences.parquet"))["text"])
+
+
+def pretraining_texts(data: DataFolder) -> list[str]:
+    """What the base encoder reads: two captions of every picture and the Wikipedia sentences, no duplicates."""
+    frame = captions(data)
+    texts = [*frame["caption1"], *frame["caption2"], *wiki(data)]
+    return list(dict.fromkeys(text for text in texts if text.strip()))
+
+
+def tiny_mlm(data: DataFolder) -> TransformerText:
+    """The base encoder, trained at the first call and cached by its data and settings."""
+    texts = pretraining_texts(data)
+    identity = json.dumps([VERSION, SETTINGS]) + "\n".join(texts)
+    place = cache_folder() / "encoders" / f"tiny-mlm-{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
+    if not place.exists():
+        _train(texts, place)
+    encoder = load_encoder(place)
+    assert isinstance(encoder, TransformerText)
+    return encoder
+
+
+def _train(texts: list[str], place: Path) -> None:
+    table = Table.from_columns({"text": texts}, name="captions and Wikipedia sentences")
+    fitted = fit_rows("mlm", table, encoder="tiny", **SETTINGS)  # type: ignore[arg-type]
+    with atomic_folder(place, replace=True) as folder:
+        fitted.method.encoders()[0].save(folder)

@@ -1,0 +1,47 @@
+"""How all plotly figures look. Colours of text and grid are left to the page, which follows the reader's
+light or dark setting.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from html import escape
+from typing import TYPE_CHECKING
+
+from nearfar.report.palette import AFTER, BEFORE, SERIES
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+NAME_LETTERS = 40
+
+
+def shown(text: object, letters: int = NAME_LETTERS) -> str:
+    """A text as a figure may show it: on one line, cut with an ellipsis, and without live markup."""
+    line = " ".join(str(text).split())
+    return escape(line if len(line) <= letters else line[: letters - 1].rstrip() + "…")
+
+
+def colours(names: Iterable[str]) -> list[str]:
+    """Before and after look the same in every figure; other series take the palette in order."""
+    fixed = {"before": BEFORE, "after": AFTER}
+    given = list(names)
+    if set(given) <= set(fixed):
+        return [fixed[name] for name in given]
+    return [SERIES[i % len(SERIES)] for i in range(len(given))]
+
+
+def styled(figure: go.Figure, height: int = 360) -> go.Figure:
+    figure.update_layout(
+        template="none",
+        height=height,
+        margin={"l": 64, "r": 24, "t": 48, "b": 56},
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+        font={"family": "system-ui, sans-serif", "size": 13},
+        legend={"orientation": "h", "yanchor": "bottom", "y": 1.04, "xanchor": "right", "x": 1},
+        hoverlabel={"align": "left"},
+    )
+    figure.update_xaxes(automargin=True, ticks="outside", ticklen=4)
+    figure.update_yaxes(automargin=True, ticks="")
+    return figure

@@ -1,0 +1,138 @@
+"""Pictures for documents: PNG or SVG files that matplotlib draws."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from nearfar.errors import ArgumentError
+from nearfar.files import atomic_file
+from nearfar.measures.intervals import Interval, mean_interval, paired_interval
+from nearfar.report.palette import BEFORE, BLUE, GREY, SERIES
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_TEXT, _SOFT, _LINE = "#1b1f24", "#5b6470", "#dfe3e8"
+_FORMATS = (".png", ".svg")
+
+
+def comparison_picture(
+    values: Mapping[str, Sequence[float]], measure: str, path: Path | str, *, baseline: str
+) -> None:
+    """Methods side by side: each seed, mean with its 95% interval, and the paired differences to a baseline.
+
+    Args:
+        values: method -> one figure for each seed, seeds in one order everywhere.
+        measure: what the figures are.
+        path: PNG or SVG file, by its suffix.
+        baseline: the method that the others are compared with, seed by seed.
+
+    Raises:
+        ArgumentError: the baseline is not among the methods, numbers of seeds differ, a figure is not
+            finite, or the suffix is neither.
+    """
+    if baseline not in values:
+        raise ArgumentError(f"baseline {baseline!r} is not among {', '.join(values)}")
+    figure = _figure(9.0, 1.35 + 0.5 * len(values))
+    left, right = figure.subplots(1, 2, sharey=True, width_ratios=(1.25, 1))
+    heights = np.arange(len(values))[::-1]
+    for y, (name, seeds) in zip(heights, values.items(), strict=True):
+        colour = {baseline: GREY, "before": BEFORE}.get(name, BLUE)
+        left.scatter(seeds, np.full(len(seeds), y - 0.22), s=14, color=colour, alpha=0.6, linewidths=0)
+        _interval(left, mean_interval(seeds), y, colour)
+        if name != baseline:
+            gap = paired_interval(seeds, values[baseline])
+            _interval(right, gap, y, colour)
+            right.annotate(
+                f"{gap.mean:+.3f}",
+                (gap.mean, y),
+                (0, 7),
+                textcoords="offset points",
+                ha="center",
+                color=_TEXT,
+            )
+    right.axvline(0, color=_SOFT, linewidth=1)
+    left.set_yticks(heights, list(values))
+    left.set_ylim(-0.6, len(values) - 0.4)
+    left.set_title(f"{measure}: mean, 95% interval, seeds", loc="left")
+    right.set_title(f"difference from {baseline}, paired by seed", loc="left")
+    for axes in (left, right):
+        _plain(axes, "x")
+        axes.margins(x=0.12)
+    _write(figure, path)
+
+
+def curve_picture(
+    steps: ArrayLike,
+    series: Mapping[str, Sequence[Interval]],
+    path: Path | str,
+    *,
+    x_title: str,
+    y_title: str,
+) -> None:
+    """Losses or measures over steps, each in its band.
+
+    Args:
+        steps: [T].
+        series: name -> T means with the bounds of their intervals (NaN bounds draw no band).
+        path: PNG or SVG file, by its suffix.
+        x_title: what steps are.
+        y_title: what is drawn.
+
+    Raises:
+        ArgumentError: a series is not as long as `steps`, or the suffix is neither.
+    """
+    x = np.asarray(steps)
+    figure = _figure(7.0, 3.6)
+    axes = figure.subplots()
+    for order, (name, points) in enumerate(series.items()):
+        if len(points) != len(x):
+            raise ArgumentError(f"curve {name!r} has {len(points)} points for {len(x)} steps")
+        mean, low, high = np.asarray(points, dtype=np.float64).reshape(-1, 3).T
+        colour = SERIES[order % len(SERIES)]
+        axes.fill_between(x, low, high, color=colour, alpha=0.18, linewidth=0)
+        axes.plot(x, mean, color=colour, linewidth=2, label=name)
+    axes.set_xlabel(x_title, color=_SOFT)
+    axes.set_ylabel(y_title, color=_SOFT)
+    if len(series) > 1:
+        axes.legend(frameon=False)
+    _plain(axes, "y")
+    _write(figure, path)
+
+
+def _figure(width: float, height: float) -> Figure:
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained", facecolor="white")
+
+
+def _interval(axes: Axes, interval: Interval, y: float, colour: str) -> None:
+    if np.isfinite(interval.low):
+        axes.plot([interval.low, interval.high], [y, y], color=colour, linewidth=2.5, solid_capstyle="butt")
+    axes.plot([interval.mean], [y], "o", color=colour, markersize=8)
+
+
+def _plain(axes: Axes, grid: str) -> None:
+    axes.set_axisbelow(True)
+    axes.grid(True, axis="x" if grid == "x" else "y", color=_LINE, linewidth=0.8)
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0, colors=_TEXT)
+    axes.title.set_fontsize(10)
+
+
+def _write(figure: Figure, path: Path | str) -> None:
+    import matplotlib
+
+    suffix = Path(path).suffix.lower()
+    if suffix not in _FORMATS:
+        raise ArgumentError(f"pictures are written as {' or '.join(_FORMATS)}, not as {suffix!r} ({path})")
+    # Salt and no date: the same figures give the same file.
+    with matplotlib.rc_context({"svg.hashsalt": "nearfar"}), atomic_file(path) as temporary:
+        metadata = {"Date": None} if suffix == ".svg" else None
+        figure.savefig(temporary, format=suffix[1:], dpi=160, metadata=metadata)

@@ -1,0 +1,119 @@
+"""One training run on rows already chosen: what `fit`, `compare`, `reproduce` and `demo` share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from nearfar.data.table import Table
+from nearfar.encoders.encoder import Encoder
+from nearfar.files import write_json
+from nearfar.measures.embeddings import Measurement, measure_embeddings
+from nearfar.method import Method
+from nearfar.space import Space
+from nearfar.training.gather import process_rank
+from nearfar.training.settings import Settings
+from nearfar.training.trainer import Run, make_fabric, train
+from nearfar.verbs.building import build_method, encoder_specs, hyperparameters_of
+from nearfar.verbs.measure import encoded
+
+PRETRAINED_RATE = 5e-5
+SCRATCH_RATE = 1e-3
+
+
+@dataclass
+class Fitting:
+    """A finished training run.
+
+    Attributes:
+        method: the trained method.
+        command: everything that was resolved: method, table, encoders, hyperparameters, settings.
+        before: measures on the held-out rows before training; empty without such rows.
+        after: the same after it.
+        run: the curve and how it ended.
+        notes: what users should know, in sentences.
+    """
+
+    method: Method
+    command: dict[str, Any]
+    before: dict[str, Measurement]
+    after: dict[str, Measurement]
+    run: Run
+    notes: list[str]
+
+
+def fit_rows(
+    method: str,
+    training: Table,
+    held_out: Table | None = None,
+    *,
+    encoder: str | Mapping[str, str] | None = None,
+    hyperparameters: Mapping[str, Any] | None = None,
+    max_length: int | None = None,
+    steps: int | None = None,
+    epochs: float | None = None,
+    learning_rate: float | None = None,
+    folder: Path | None = None,
+    resume: bool = False,
+    **settings: Any,
+) -> Fitting:
+    """Train a method on `training` and measure it on `held_out` before and after; see `fit` for the rest."""
+    if steps is None and epochs is None:
+        epochs = 1.0
+    checked = hyperparameters_of(method, hyperparameters or {})
+    seed = int(settings.get("seed", 0))
+    made = build_method(method, training, encoder=encoder, hyperparameters=checked, seed=seed, max_length=max_length)
+    rate = learning_rate or (PRETRAINED_RATE if all(e.pretrained for e in made.encoders()) else SCRATCH_RATE)
+    settled = Settings(steps=steps, epochs=epochs, learning_rate=rate, **settings)
+    fabric = make_fabric(settled)
+    made.to(fabric.device)
+    command = {
+        "method": method,
+        "table": training.name,
+        "columns": training.role_columns,
+        "encoders": encoder_specs(encoder, method),
+        "hyperparameters": checked,
+        "settings": asdict(settled),
+    }
+    if folder is not None and process_rank() == 0:
+        write_json(folder / "run.json", command)
+    before = measured(made.space(), held_out)
+    for reader in made.encoders():
+        reader.reset_counts()
+    run = train(
+        made,
+        training,
+        settled,
+        folder=folder,
+        evaluate=None if held_out is None else lambda: {n: m.value for n, m in measured(made.space(), held_out).items()},
+        watch_better=before[settled.watch].better if settled.watch in before else "higher",
+        resume=resume,
+        fabric=fabric,
+    )
+    notes = [*_notes(training, held_out, settled, made.encoders()), *run.warnings]
+    return Fitting(made, command, before, measured(made.space(), held_out), run, notes)
+
+
+def measured(space: Space, table: Table | None) -> dict[str, Measurement]:
+    """Every measure that a table allows; none without a table."""
+    if table is None:
+        return {}
+    z, others, cells = encoded(space, table)
+    return measure_embeddings(z, others, identity=cells)
+
+
+def _notes(training: Table, held_out: Table | None, settings: Settings, encoders: list[Encoder]) -> list[str]:
+    notes = [f"trained on {len(training):,} rows"]
+    if held_out is not None:
+        notes.append(f"measured on {len(held_out):,} rows that training did not see")
+    if settings.accumulate > 1:
+        notes.append(
+            f"accumulation adds the gradients of {settings.accumulate} batches of {settings.batch_size}; each example still "
+            f"meets only the others of its own batch. For more negatives use --batch-size with --cache-chunk"
+        )
+    if (lost := len(training) % settings.batch_size) and settings.epochs is not None:
+        notes.append(f"{lost} rows are left over by batches of {settings.batch_size}: other ones in every epoch")
+    notes += [note for encoder in encoders if (note := encoder.note())]
+    return notes

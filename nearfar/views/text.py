@@ -1,0 +1,49 @@
+"""Positives made of texts."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from nearfar.encoders.encoder import Encoder, Features
+from nearfar.errors import ArgumentError
+
+_DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
+
+
+def dropout_twins(encoder: Encoder, inputs: dict[str, Tensor], n: int = 2) -> list[Features]:
+    """Encode every example `n` times in one forward pass of n * B rows, each under its own dropout mask.
+
+    Gao, Yao, Chen. "SimCSE: Simple Contrastive Learning of Sentence Embeddings." EMNLP 2021, section 3.
+
+    Args:
+        encoder: an encoder in training mode with dropout.
+        inputs: what its `prepare` returned for B examples.
+        n: number of twins, at least 2.
+
+    Returns:
+        `n` feature sets of B rows; row i of each is example i.
+
+    Raises:
+        ArgumentError: no dropout is at work, so that the twins would be equal, or `n` is below 2.
+    """
+    if n < 2:
+        raise ArgumentError(f"n={n}: twins are at least 2")
+    if not any(isinstance(part, _DROPOUTS) and part.training and part.p > 0 for part in encoder.modules()):
+        reason = "has no dropout" if encoder.training else "is in evaluation mode: call .train() first"
+        raise ArgumentError(
+            f"dropout twins of {type(encoder).__name__} would be equal, because the encoder {reason}"
+        )
+    repeated = {name: value.repeat(n, *[1] * (value.dim() - 1)) for name, value in inputs.items()}
+    together = encoder(repeated)
+    size = len(together.pooled) // n
+    return [_rows(together, slice(k * size, (k + 1) * size)) for k in range(n)]
+
+
+def _rows(features: Features, rows: slice) -> Features:
+    return Features(
+        features.tokens[rows],
+        features.mask[rows],
+        features.pooled[rows],
+        tuple(layer[rows] for layer in features.layers),
+        tuple(weights[rows] for weights in features.attention),
+    )
