@@ -39,9 +39,11 @@ def test_alignment_has_finite_gradients_at_zero_distance_and_exact_ones_elsewher
         )
 
 
-@pytest.mark.parametrize("cells", [1 << 22, 12])
-def test_uniformity_counts_distinct_pairs_once(cells: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(row_chunks, "TEXTBOOK_CELLS", cells)
+@pytest.mark.parametrize("branch", ["textbook", "chunked"])
+def test_uniformity_counts_distinct_pairs_once(branch: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if branch == "chunked":
+        monkeypatch.setattr(row_chunks, "TEXTBOOK_CELLS", 0)
+        monkeypatch.setattr(row_chunks, "CHUNK_CELLS", 12)
     x, queue = rows(6).requires_grad_(), rows(9, seed=1)
     u, v = unit(x.detach()), unit(queue)
     within = [math.exp(-3 * float((u[i] - u[j]).square().sum())) for i in range(6) for j in range(i)]

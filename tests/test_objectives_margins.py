@@ -47,8 +47,8 @@ def test_wrong_arguments_are_named() -> None:
     with pytest.raises(ArgumentError, match="boolean"):
         pair_margin(torch.ones(2), torch.ones(2), 1.0)
     with pytest.raises(ArgumentError, match="power"):
-        pair_margin(torch.ones(2), torch.ones(2) > 0, 1.0, power=3)  # type: ignore[arg-type]
+        pair_margin(torch.ones(2), torch.ones(2) > 0, 1.0, power=3)
     with pytest.raises(ArgumentError, match="far"):
         triplet_margin(torch.ones(2), torch.ones(3), 0.1)
     with pytest.raises(ArgumentError, match="mining"):
-        triplet_margin(torch.ones(2), torch.ones(2), 0.1, "easy")  # type: ignore[arg-type]
+        triplet_margin(torch.ones(2), torch.ones(2), 0.1, "easy")

@@ -15,8 +15,8 @@ LEARNED = ["exp", "softplus", "scaled_exp"]
 @pytest.mark.parametrize("kind", ["fixed", "linear", *LEARNED])
 @pytest.mark.parametrize("init", [0.01, 0.07, 2.0])
 def test_every_kind_starts_at_the_same_temperature(kind: str, init: float) -> None:
-    temperature = Temperature(kind, init, final=0.5 if kind == "linear" else None)  # type: ignore[arg-type]
-    assert float(temperature()) == pytest.approx(init, rel=1e-5)
+    temperature = Temperature(kind, init, final=0.5 if kind == "linear" else None)
+    assert temperature().item() == pytest.approx(init, rel=1e-5)
     assert temperature().shape == ()
     assert len(list(temperature.parameters())) == (kind in LEARNED)
 
@@ -29,9 +29,9 @@ def test_charts_are_the_ones_named() -> None:
         "scaled_exp": math.exp(1.3 / 4),
     }
     for kind, inverse in expected.items():
-        temperature = Temperature(kind, 0.1, scale=4.0)  # type: ignore[arg-type]
+        temperature = Temperature(kind, 0.1, scale=4.0)
         temperature.nu.data = nu.clone()
-        assert 1 / float(temperature()) == pytest.approx(inverse, rel=1e-5)
+        assert 1 / temperature().item() == pytest.approx(inverse, rel=1e-5)
 
 
 def test_the_schedule_is_linear_and_saved() -> None:
@@ -39,7 +39,7 @@ def test_the_schedule_is_linear_and_saved() -> None:
     seen = []
     for fraction in (0.0, 0.25, 1.0):
         temperature.set_progress(fraction)
-        seen.append(float(temperature()))
+        seen.append(temperature().item())
     assert seen == pytest.approx([0.01, 0.02, 0.05])
     resumed = Temperature("linear", 0.01, final=0.05)
     resumed.load_state_dict(temperature.state_dict())
@@ -50,20 +50,20 @@ def test_the_schedule_is_linear_and_saved() -> None:
 
 @pytest.mark.parametrize("kind", LEARNED)
 def test_the_minimum_holds_and_the_parameter_can_come_back(kind: str) -> None:
-    temperature = Temperature(kind, 0.02, minimum=0.01)  # type: ignore[arg-type]
+    temperature = Temperature(kind, 0.02, minimum=0.01)
     temperature.nu.data += 1000
     first, second = temperature(), temperature()
-    assert float(first) == pytest.approx(0.01, rel=1e-5)
+    assert first.item() == pytest.approx(0.01, rel=1e-5)
     (first + second).backward()
     assert temperature.nu.grad is not None
     assert float(temperature.nu.grad) < 0
-    temperature.nu.data -= 0.1 * abs(float(temperature.nu))
-    assert float(temperature()) > 0.0105
+    temperature.nu.data -= 0.1 * abs(temperature.nu.item())
+    assert temperature().item() > 0.0105
 
 
 @pytest.mark.parametrize("kind", LEARNED)
 def test_it_learns_through_the_loss(kind: str) -> None:
-    temperature = Temperature(kind, 0.5)  # type: ignore[arg-type]
+    temperature = Temperature(kind, 0.5)
     z = torch.eye(4) + 0.1
     info_nce(z, z, temperature=temperature()).backward()
     # Pairs that are ordered rightly want a lower temperature, that is a larger nu.
@@ -97,4 +97,4 @@ def test_the_optimiser_is_told_and_a_copy_too() -> None:
 )
 def test_wrong_arguments_are_refused(arguments: dict[str, object]) -> None:
     with pytest.raises(ArgumentError):
-        Temperature(**arguments)  # type: ignore[arg-type]
+        Temperature(**arguments)

@@ -61,7 +61,7 @@ def make_encoder(
             hub. None: "minilm" for texts where it is installed, else "tiny".
         kind: what it is to read: `Text`, `Image` or `Vector`.
         examples: cells of the training table, of which "tiny" learns its vocabulary or its scale.
-        max_length: tokens kept of a text; None: what the model says.
+        max_length: tokens kept of a text; None: what the model says. Other kinds have no length.
         seed: of the random weights of "tiny"; the global random state stays as it is.
 
     Raises:
@@ -71,8 +71,6 @@ def make_encoder(
     """
     if kind not in (Text, Image, Vector):
         raise ArgumentError(f"there is no encoder for {kind.name}: only for text, image and vector")
-    if max_length is not None and kind is not Text:
-        raise ArgumentError(f"max_length is for texts only; this column holds {kind.name}")
     if spec is None:
         spec = "minilm" if kind is Text and importlib.util.find_spec(_MINILM) else "tiny"
     if spec == "tiny":
@@ -83,7 +81,9 @@ def make_encoder(
                 f"the encoder 'minilm' reads texts; for {kind.name} use 'tiny' or a model folder"
             )
         spec = str(need(_MINILM, "demo").get_model_path())
-    return _trained(spec, kind, max_length)
+    encoder = _trained(spec, kind, max_length)
+    encoder.pretrained = True
+    return encoder
 
 
 def _from_scratch(kind: type[Kind], examples: Sequence[Any], max_length: int | None, seed: int) -> Encoder:
@@ -105,13 +105,8 @@ def _from_scratch(kind: type[Kind], examples: Sequence[Any], max_length: int | N
 
 
 def _trained(spec: str, kind: type[Kind], max_length: int | None) -> Encoder:
-    encoder: Encoder
     if (Path(spec) / "encoder.json").is_file():
-        encoder = load_encoder(spec)
-        if encoder.kind is not kind:
-            raise ArgumentError(f"the encoder in {spec} reads {encoder.kind.name}, not {kind.name}")
-        if max_length is None:
-            return encoder
+        return _saved(spec, kind, max_length)
     if kind is Text:
         from nearfar.encoders.text import TransformerText
 
@@ -121,3 +116,14 @@ def _trained(spec: str, kind: type[Kind], max_length: int | None) -> Encoder:
 
         return TransformersImage.from_pretrained(spec)
     raise ArgumentError(f"no encoder {spec!r} for vectors: use 'tiny' or a folder that nearfar wrote")
+
+
+def _saved(spec: str, kind: type[Kind], max_length: int | None) -> Encoder:
+    from nearfar.encoders.text import TransformerText
+
+    encoder = load_encoder(spec)
+    if encoder.kind is not kind:
+        raise ArgumentError(f"the encoder in {spec} reads {encoder.kind.name}, not {kind.name}")
+    if max_length is not None and isinstance(encoder, TransformerText):
+        encoder.set_max_length(max_length)
+    return encoder

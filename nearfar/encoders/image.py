@@ -9,14 +9,13 @@ from typing import Any, Literal, Self
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from nearfar.data.kinds import Image
 from nearfar.encoders.encoder import Encoder, Features
 from nearfar.encoders.pictures import PictureSize, pixels, plan_of, read_preprocessor
 from nearfar.encoders.pretrained import freeze_pooler, load_model, model_folder, refuse_code
 from nearfar.encoders.settings import read_settings, read_weights, write_settings, write_weights
-from nearfar.errors import ArgumentError, ArtefactError
+from nearfar.errors import ArgumentError
 from nearfar.files import write_json
 
 SMALLEST_GRID = 4
@@ -104,7 +103,7 @@ class ConvNet(PictureEncoder):
         if norm not in ("group", "batch"):
             raise ArgumentError(f"norm={norm!r} is unknown: choose group or batch")
         super().__init__(PictureSize(size, size), mean, std)
-        self._settings = {"size": size, "width": width, "blocks": blocks, "norm": norm}
+        self._settings: dict[str, Any] = {"size": size, "width": width, "blocks": blocks, "norm": norm}
         self._settings |= {"mean": list(mean), "std": list(std)}
         layers: list[nn.Module] = []
         channels, grid = 3, size

@@ -77,7 +77,8 @@ def _pooling(file: Path) -> str:
     modes = [modes] if isinstance(modes, str) else list(modes)
     if len(modes) != 1 or modes[0] not in _POOLING_NAMES:
         raise ArtefactError(
-            f"{file} asks for the pooling {' + '.join(modes)}; nearfar reads one of {', '.join(_POOLING_NAMES)}"
+            f"{file} asks for the pooling {' + '.join(modes)}; "
+            f"nearfar reads one of {', '.join(_POOLING_NAMES)}"
         )
     return _POOLING_NAMES[modes[0]]
 

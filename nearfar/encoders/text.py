@@ -57,14 +57,9 @@ class TransformerText(Encoder):
         normalise: bool = False,
     ) -> None:
         super().__init__()
-        limit = _position_limit(model)
-        if not 3 <= max_length <= (limit or max_length):
-            raise ArgumentError(
-                f"max_length={max_length}: this model takes 3 to {limit or 'any number of'} tokens"
-            )
         self._mixes_layers = needs_layers(pooling)
         self.model, self.tokenizer = model, tokenizer
-        self.pooling, self.max_length, self.normalise = pooling, max_length, normalise
+        self.pooling, self.normalise = pooling, normalise
         self.dim = int(model.config.hidden_size)
         self.seen = self.truncated = 0
         freeze_pooler(model)
@@ -75,8 +70,8 @@ class TransformerText(Encoder):
 
         self._splitter = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
         self._splitter.no_padding()
-        self._splitter.enable_truncation(max_length)
         self._pad_id = int(tokenizer.pad_token_id or 0)
+        self.set_max_length(max_length)
 
     @classmethod
     def from_pretrained(
@@ -168,9 +163,32 @@ class TransformerText(Encoder):
         """
         return self._stack(self._split(rows), with_mask=True)
 
+    def set_max_length(self, max_length: int) -> None:
+        """Keep `max_length` tokens of every text from now on.
+
+        Raises:
+            ArgumentError: the model cannot take so many, or so few.
+        """
+        limit = _position_limit(self.model)
+        if not 3 <= max_length <= (limit or max_length):
+            raise ArgumentError(
+                f"max_length={max_length}: this model takes 3 to {limit or 'any number of'} tokens"
+            )
+        self.max_length = max_length
+        self._splitter.enable_truncation(max_length)
+
     def reset_counts(self) -> None:
         """Start counting `seen` and `truncated` anew."""
         self.seen = self.truncated = 0
+
+    def note(self) -> str | None:
+        """How many texts were cut off since the last `reset_counts`."""
+        if not self.truncated:
+            return None
+        return (
+            f"{self.truncated:,} of {self.seen:,} texts read were longer than {self.max_length} tokens: "
+            "what comes after was not read (max_length sets the limit)"
+        )
 
     def _split(self, texts: Sequence[Any]) -> list[list[int]]:
         wrong = next((i for i, text in enumerate(texts) if not isinstance(text, str)), None)
@@ -296,7 +314,8 @@ def _load_tokenizer(folder: Path) -> Any:
 
 
 def _lower_case(tokenizer: Any) -> None:
-    from tokenizers.normalizers import Lowercase, Sequence as Steps
+    from tokenizers.normalizers import Lowercase
+    from tokenizers.normalizers import Sequence as Steps
 
     before = tokenizer.backend_tokenizer.normalizer
     tokenizer.backend_tokenizer.normalizer = Steps([Lowercase(), *([before] if before else [])])

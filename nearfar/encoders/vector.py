@@ -79,7 +79,8 @@ class MLPVector(Encoder):
         wrong = next((i for i, row in enumerate(rows) if len(row) != self.width), None)
         if wrong is not None:
             raise ArgumentError(
-                f"row {wrong + 1} of {len(rows)} has {len(rows[wrong])} numbers; this encoder takes {self.width}"
+                f"row {wrong + 1} of {len(rows)} has {len(rows[wrong])} numbers; "
+                f"this encoder takes {self.width}"
             )
         return {"values": torch.from_numpy(np.stack(rows).astype(np.float32))}
 

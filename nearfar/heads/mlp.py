@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from torch import nn
 
@@ -27,7 +28,7 @@ def mlp(dims: Sequence[int], norm: str | None = None, dropout: float = 0.0) -> n
     if norm is not None and norm not in NORMS:
         raise ArgumentError(f"norm={norm!r} is unknown: choose one of {', '.join(NORMS)} or None")
     layers: list[nn.Module] = []
-    for before, after in zip(dims[:-2], dims[1:-1], strict=True):
+    for before, after in pairwise(dims[:-1]):
         # The shift of a norm makes the bias before it redundant.
         layers.append(nn.Linear(before, after, bias=norm is None))
         if norm is not None:

@@ -10,6 +10,8 @@ from torch.utils.checkpoint import checkpoint
 
 TEXTBOOK_CELLS = 1 << 22
 """Up to this many cells (rows x columns) a matrix is held as a whole: 16 MB of float32."""
+CHUNK_CELLS = 1 << 20
+"""Cells of one chunk of a larger matrix: 4 MB of float32. Smaller ones leave threads waiting for each other."""
 
 PerRow = Callable[[range], tuple[Tensor, ...]]
 """Rows to tensors whose first dimension is as long."""
@@ -21,8 +23,8 @@ def fits(n_rows: int, n_columns: int) -> bool:
 
 
 def row_chunks(n_rows: int, n_columns: int) -> Iterator[range]:
-    """Cut rows so that one chunk against all columns fits; at least one row each."""
-    step = max(1, TEXTBOOK_CELLS // max(1, n_columns))
+    """Cut rows so that one chunk against all columns has `CHUNK_CELLS` cells; at least one row each."""
+    step = max(1, CHUNK_CELLS // max(1, n_columns))
     for start in range(0, n_rows, step):
         yield range(start, min(start + step, n_rows))
 

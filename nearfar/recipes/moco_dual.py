@@ -83,6 +83,6 @@ def _false_negatives(made: MoCoDual, pictures: list[Any], labels: np.ndarray) ->
     anchors = unit(made.head(made.encoder({"pixels": inputs["pixels"][size : size + 500]}).pooled), dim=-1)
     cosines = (anchors @ keys.T).numpy()
     chosen = np.argsort(-cosines, axis=1)[:, made.skip : made.skip + (made.hardest or size)]
-    if made.guard < 1:
-        chosen = [row[cosines[i, row] <= made.guard] for i, row in enumerate(chosen)]
-    return negative_audit(labels[size : size + 500], labels[:size], list(chosen)).false_negative_rate
+    kept = np.take_along_axis(cosines, chosen, axis=1) <= (made.guard if made.guard < 1 else np.inf)
+    asked = np.arange(size, size + len(anchors))
+    return negative_audit(labels, np.where(kept, chosen, -1), asked).false_negative_rate

@@ -51,7 +51,7 @@ def row_map(
                 x=places[own, 0],
                 y=places[own, 1],
                 mode="markers",
-                name=shown(name),
+                name=shown(name, 24),
                 text=hover[own],
                 marker={
                     "size": 6 if len(places) <= 1000 else 4,
@@ -65,8 +65,12 @@ def row_map(
         )
     figure.update_xaxes(title_text="first principal component", zeroline=False)
     figure.update_yaxes(title_text="second principal component", zeroline=False, scaleanchor="x")
-    figure.update_layout(showlegend=labels is not None)
-    return styled(figure, height=520)
+    styled(figure, height=560)
+    # Classes can be many: below the map their names take the room that they need.
+    figure.update_layout(
+        showlegend=labels is not None, legend={"yref": "paper", "y": -0.14, "yanchor": "top"}, margin_t=32
+    )
+    return figure
 
 
 def heat_map(values: ArrayLike, rows: Sequence[str], columns: Sequence[str], unit: str) -> go.Figure:
@@ -93,7 +97,7 @@ def heat_map(values: ArrayLike, rows: Sequence[str], columns: Sequence[str], uni
             x=np.arange(len(columns)),
             y=np.arange(len(rows)),
             colorscale="Cividis",
-            colorbar={"title": {"text": shown(unit)}, "thickness": 14},
+            colorbar={"title": {"text": shown(unit), "font": {"size": 13}}, "thickness": 14},
             texttemplate="%{z:.2f}" if matrix.size <= 400 else None,
             hovertemplate="row %{y}, column %{x}: %{z:.4f}<extra></extra>",
         )

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from nearfar.errors import ArgumentError
-from nearfar.report.figure_style import colours, shown, styled
-from nearfar.report.palette import AFTER, BEFORE, FAR, GREY, NEAR, faded
+from nearfar.report.figure_style import colours, logarithmic, shown, styled
+from nearfar.report.palette import AFTER, BEFORE, FAR, GREY, NEAR, SYMBOLS, faded
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -77,7 +77,7 @@ def cosine_histogram(panels: Mapping[str, tuple[ArrayLike, ArrayLike]]) -> go.Fi
                 name=name,
                 legendgroup=name,
                 showlegend=column == 1,
-                marker={"color": faded(colour, 0.65), "line": {"color": colour, "width": 0.5}},
+                marker={"color": faded(colour, 0.75), "line": {"color": colour, "width": 0.5}},
                 hovertemplate="cosine %{x:.2f}: %{y:.1%}",
                 row=1,
                 col=column,
@@ -85,7 +85,9 @@ def cosine_histogram(panels: Mapping[str, tuple[ArrayLike, ArrayLike]]) -> go.Fi
     figure.update_xaxes(title_text="cosine", range=[edges[0], 1.02])
     figure.update_yaxes(tickformat=".0%", title_text="share of pairs", col=1)
     figure.update_layout(barmode="overlay", bargap=0)
-    return styled(figure)
+    styled(figure, height=400)
+    figure.update_layout(margin_t=80)
+    return figure
 
 
 def singular_spectrum(spectra: Mapping[str, ArrayLike]) -> go.Figure:
@@ -99,23 +101,25 @@ def singular_spectrum(spectra: Mapping[str, ArrayLike]) -> go.Figure:
     """
     import plotly.graph_objects as go
 
-    figure = go.Figure()
+    figure, drawn = go.Figure(), []
     for (name, values), colour in zip(spectra.items(), colours(spectra), strict=True):
         singular = np.asarray(values, dtype=np.float64)
         if not len(singular) or singular[0] <= 0:
             raise ArgumentError(f"the spectrum of {name!r} is empty or all zeros: there is nothing to draw")
-        relative = singular / singular[0]
+        # A logarithm has no place for zeros; the line ends where they begin.
+        relative = np.where(singular > 0, singular / singular[0], np.nan)
+        drawn.append(relative)
         figure.add_scatter(
             x=np.arange(1, len(relative) + 1),
-            # A logarithm has no place for zeros; the line ends where they begin.
-            y=np.where(relative > 0, relative, np.nan),
+            y=relative,
             mode="lines+markers" if len(relative) <= 40 else "lines",
             name=shown(name),
             line={"color": colour, "width": 2.5},
             hovertemplate="direction %{x}: %{y:.2e} of the largest",
         )
-    figure.update_xaxes(title_text="direction, from the largest")
-    figure.update_yaxes(title_text="singular value / largest", type="log", exponentformat="power")
+    figure.update_xaxes(title_text="direction, from the largest", zeroline=False)
+    figure.update_yaxes(title_text="singular value / largest")
+    logarithmic(figure, drawn, "~g")
     return styled(figure)
 
 
@@ -139,7 +143,7 @@ def alignment_uniformity_plane(runs: Mapping[str, ArrayLike]) -> go.Figure:
             textposition="top center",
             cliponaxis=False,
             line={"color": colour, "width": 1.5},
-            marker={"color": colour, "size": [6] * (len(path) - 1) + [13]},
+            marker={"color": colour, "size": [6] * (len(path) - 1) + [13], "opacity": 1},
             hovertemplate="uniformity %{x:.3f}<br>alignment %{y:.3f}",
         )
     figure.add_annotation(
@@ -160,22 +164,22 @@ def occurrence_histogram(counts: Mapping[str, ArrayLike], k: int) -> go.Figure:
     """
     import plotly.graph_objects as go
 
-    figure = go.Figure()
-    for (name, values), colour in zip(counts.items(), colours(counts), strict=True):
+    figure, drawn = go.Figure(), []
+    for (name, values), colour, symbol in zip(counts.items(), colours(counts), SYMBOLS, strict=False):
         occurrences = np.asarray(values, dtype=np.int64)
-        shares = np.bincount(occurrences) / len(occurrences)
+        times, keys = np.unique(occurrences, return_counts=True)
+        drawn.append(keys / len(occurrences))
         figure.add_scatter(
-            x=np.arange(len(shares)),
-            y=np.where(shares > 0, shares, np.nan),
-            mode="lines+markers",
+            x=times,
+            y=drawn[-1],
+            mode="markers",
             name=shown(name),
-            line={"color": colour, "width": 1.5},
-            marker={"size": 6},
-            connectgaps=True,
+            marker={"color": colour, "size": 7, "opacity": 0.8, "symbol": symbol},
             hovertemplate=f"%{{y:.2%}} of keys are a neighbour (of {k}) %{{x}} times",
         )
     mean = float(np.asarray(next(iter(counts.values()))).mean())
     figure.add_vline(x=mean, line={"color": GREY, "dash": "dot"}, annotation_text=f"mean {mean:.3g}")
-    figure.update_xaxes(title_text=f"times among the {k} nearest", rangemode="tozero")
-    figure.update_yaxes(title_text="share of keys", type="log", exponentformat="power")
+    figure.update_xaxes(title_text=f"times among the {k} nearest", zeroline=False)
+    figure.update_yaxes(title_text="share of keys")
+    logarithmic(figure, drawn, "~%")
     return styled(figure)

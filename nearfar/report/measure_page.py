@@ -54,7 +54,7 @@ def measure_page(
     if notes or left_out:
         sections.append(Section("Notes", "\n\n".join([*notes, *(f"Left out: {what}" for what in left_out)])))
     rows = max((m.n for m in taken.values()), default=0)
-    return page(title, sections, f"{len(taken)} measures on up to {rows:,} rows")
+    return page(title, sections, f"{len(taken)} measure{'s' * (len(taken) != 1)} on up to {rows:,} rows")
 
 
 def write_measure_page(
@@ -169,8 +169,8 @@ def _nearness(
             Captioned(
                 figures.cosine_histogram(panels if len(states) > 1 else {"": panels["after"]}),
                 "Cosines of positives and of random pairs",
-                "Blue are pairs that belong together, red are rows paired at random. The less the two overlap, "
-                "the better the space tells them apart; everything piled up at 1 is a collapse.",
+                "Blue: pairs that belong together. Red: rows paired at random. The less the two overlap, the "
+                "better the space tells them apart; everything piled up at 1 is a collapse.",
             )
         )
     points = {}
@@ -201,8 +201,8 @@ def _spread(states: Mapping[str, Evidence]) -> list[Captioned]:
                 Captioned(
                     figures.singular_spectrum(spectra),
                     f"Singular values{of}",
-                    "How much each direction of the space is used, against the most used one. A flat line uses "
-                    "all directions; a steep fall means that few carry everything. Zeros are not drawn.",
+                    "How much each direction of the space is used, against the most used one. A flat line "
+                    "uses all; a steep fall means that few carry everything. Zeros are not drawn.",
                 )
             )
         if hubs:
@@ -211,8 +211,8 @@ def _spread(states: Mapping[str, Evidence]) -> list[Captioned]:
                 Captioned(
                     figures.occurrence_histogram({name: h.counts for name, h in hubs.items()}, k),
                     f"Hubs{of}",
-                    f"How often a row is among the {k} nearest of another. Dots far to the right are hubs, which "
-                    "come up for unrelated queries; at 0 are rows that no search finds.",
+                    f"How often a row is among the {k} nearest of another. Dots far to the right are hubs, "
+                    "which come up for unrelated queries; at 0 are rows that no search finds.",
                 )
             )
     return found
@@ -224,7 +224,7 @@ def _maps(states: Mapping[str, Evidence]) -> list[Captioned]:
             charts.row_map(state.places, state.labels, state.texts),
             f"Map of rows, {name}" if len(states) > 1 else "Map of rows",
             f"{len(state.places):,} rows in the plane of their two largest principal components. Rows close "
-            "here may be far apart in the full space. Point at one to read it; click a name to hide its rows.",
+            "here may be far apart in the full space. Point at one to read it; click a name to hide it.",
         )
         for name, state in states.items()
         if state.places is not None

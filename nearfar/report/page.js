@@ -11,6 +11,9 @@
       "hoverlabel.bordercolor": colour("--line"),
       "hoverlabel.font.color": colour("--text"),
       "legend.bgcolor": "rgba(0,0,0,0)",
+      "modebar.bgcolor": "rgba(0,0,0,0)",
+      "modebar.color": colour("--line"),
+      "modebar.activecolor": colour("--soft"),
     };
     for (const key of Object.keys(layout).filter((name) => /^[xy]axis\d*$/.test(name))) {
       changes[key + ".gridcolor"] = colour("--line");
@@ -26,7 +29,14 @@
       const source = plot.querySelector('script[type="application/json"]');
       const figure = JSON.parse(source.textContent);
       plot.replaceChildren();
-      await Plotly.newPlot(plot, figure.data, figure.layout, { displaylogo: false, responsive: true });
+      await Plotly.newPlot(plot, figure.data, figure.layout, {
+        displaylogo: false,
+        responsive: true,
+        // Plotly's default has a button that uploads the figure's data.
+        showSendToCloud: false,
+        plotlyServerURL: "",
+        modeBarButtonsToRemove: ["select2d", "lasso2d", "zoomIn2d", "zoomOut2d", "autoScale2d"],
+      });
       await Plotly.relayout(plot, themed(figure.layout));
     }
     dark.addEventListener("change", () => plots.forEach((plot) => Plotly.relayout(plot, themed(plot.layout))));

@@ -8,6 +8,7 @@ from html import escape
 from importlib.resources import files
 from typing import TYPE_CHECKING, Literal
 
+from nearfar.errors import ArgumentError
 from nearfar.version import __version__
 
 if TYPE_CHECKING:
@@ -32,10 +33,19 @@ class Cell:
 
 @dataclass(frozen=True)
 class PageTable:
-    """A table: names of columns, and rows of as many cells."""
+    """A table: names of columns, and rows of as many cells.
+
+    Raises:
+        ArgumentError: a row is shorter or longer than the names.
+    """
 
     columns: Sequence[str]
     rows: Sequence[Sequence[Cell]]
+
+    def __post_init__(self) -> None:
+        for number, row in enumerate(self.rows, start=1):
+            if len(row) != len(self.columns):
+                raise ArgumentError(f"row {number} has {len(row)} cells for {len(self.columns)} columns")
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,7 @@ def comparison_picture(
             gap = paired_interval(seeds, values[baseline])
             _interval(right, gap, y, colour)
             right.annotate(
-                f"{gap.mean:+.3f}",
+                f"{gap.mean:+.3f}".replace("-", "−"),
                 (gap.mean, y),
                 (0, 7),
                 textcoords="offset points",
@@ -60,8 +60,8 @@ def comparison_picture(
     right.axvline(0, color=_SOFT, linewidth=1)
     left.set_yticks(heights, list(values))
     left.set_ylim(-0.6, len(values) - 0.4)
-    left.set_title(f"{measure}: mean, 95% interval, seeds", loc="left")
-    right.set_title(f"difference from {baseline}, paired by seed", loc="left")
+    left.set_title(f"{measure}: mean, 95% interval, seeds", loc="left", fontsize=10, color=_TEXT)
+    right.set_title(f"difference from {baseline}, paired by seed", loc="left", fontsize=10, color=_TEXT)
     for axes in (left, right):
         _plain(axes, "x")
         axes.margins(x=0.12)
@@ -121,9 +121,9 @@ def _interval(axes: Axes, interval: Interval, y: float, colour: str) -> None:
 def _plain(axes: Axes, grid: str) -> None:
     axes.set_axisbelow(True)
     axes.grid(True, axis="x" if grid == "x" else "y", color=_LINE, linewidth=0.8)
+    axes.locator_params(axis="x", nbins=6)
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0, colors=_TEXT)
-    axes.title.set_fontsize(10)
 
 
 def _write(figure: Figure, path: Path | str) -> None:

@@ -42,7 +42,7 @@ def cached_index(space: Space, table: Table, role: str, folder: Path | str | Non
         raise ArgumentError(f"{table.name} has no role {role!r}; it has {', '.join(table.kinds)}")
     geometry = cast(Geometry, space.geometry)
     if folder is None:
-        return Index(np.concatenate(list(_embedded(space, table, role))), geometry)
+        return Index.of_searchable(np.concatenate(list(_embedded(space, table, role))), geometry)
     made_from = {"table": table.name, "role": role, "rows": table.fingerprint, "space": space.fingerprint}
     short = re.sub(r"[^A-Za-z0-9]+", "-", Path(table.name).name).strip("-")[:40] or "table"
     place = Path(folder) / f"{short}-{role}-{made_from['rows']}-{made_from['space']}"

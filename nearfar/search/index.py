@@ -50,9 +50,22 @@ class Index:
     def __init__(
         self, vectors: np.ndarray, geometry: Geometry = "cosine", *, approximate: bool = False
     ) -> None:
-        self._set(searchable(vectors, geometry, "vectors"), geometry, approximate, {})
+        self._hold(searchable(vectors, geometry, "vectors"), geometry, approximate, {})
 
-    def _set(
+    @classmethod
+    def of_searchable(
+        cls,
+        vectors: np.ndarray,
+        geometry: Geometry,
+        approximate: bool = False,
+        made_from: Mapping[str, str] | None = None,
+    ) -> Self:
+        """An index of rows as `searchable` returned them: they are neither checked nor scaled again."""
+        index = cls.__new__(cls)
+        index._hold(vectors, geometry, approximate, made_from or {})
+        return index
+
+    def _hold(
         self, vectors: np.ndarray, geometry: Geometry, approximate: bool, made_from: Mapping[str, str]
     ) -> None:
         self.vectors, self.geometry, self.approximate = vectors, geometry, approximate
@@ -108,8 +121,7 @@ class Index:
         if not self.approximate or len(self) == 1:
             return 1.0
         rows = np.random.default_rng(0).permutation(len(self))[:_SAMPLE]
-        exact = type(self).__new__(type(self))
-        exact._set(self.vectors, self.geometry, False, {})
+        exact = self.of_searchable(self.vectors, self.geometry)
         k = min(_RECALL_AT, len(self) - 1)
         shares = []
         for row, true, found in zip(
@@ -191,8 +203,8 @@ class Index:
             if fingerprint_of_file(file) != told["fingerprint"]:
                 raise ArtefactError(f"{file} was changed after it was saved: build the index again")
             vectors = np.load(file, mmap_mode="r", allow_pickle=False)
-            index = cls.__new__(cls)
-            index._set(vectors, told["geometry"], bool(told["approximate"]), told["made_from"])
+            approximate, made_from = bool(told["approximate"]), told["made_from"]
+            index = cls.of_searchable(vectors, told["geometry"], approximate, made_from)
         except (KeyError, TypeError, ValueError, OSError) as broken:
             if isinstance(broken, ArtefactError):
                 raise

@@ -25,7 +25,8 @@ MEASURED: dict[str, Reading] = {"label": Label | None, "score": Number | None}
 
 def reads_of(name: str) -> dict[str, Reading]:
     """What to map of a table to train and measure a method."""
-    return {**MEASURED, **method_class(name).reads}
+    reads = method_class(name).reads
+    return {**reads, **{role: kind for role, kind in MEASURED.items() if role not in reads}}
 
 
 def hyperparameters_of(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -114,7 +115,7 @@ def build_method(
     encoders = {}
     for argument, spec in encoder_specs(encoder, name).items():
         kind, role = _kind_for(argument, cls, table)
-        examples = [cell for other in cls.reads if table.kinds.get(other) is kind for cell in table.column(other)] if _needs_examples(spec, kind) else []
+        examples = _examples(cls, table, kind) if spec in (None, "tiny") else []
         encoders[argument] = make_encoder(spec, kind, examples, max_length=max_length, seed=seed)
         if hint := _mismatch(cls, argument, encoders[argument]):
             raise ArgumentError(f"{name} needs {hint} for column role {role!r}")
@@ -124,8 +125,9 @@ def build_method(
         raise ArgumentError(f"{name} cannot be made: {wrong}") from wrong
 
 
-def _needs_examples(spec: str | None, kind: type[Kind]) -> bool:
-    return kind is not Image and spec in (None, "tiny")
+def _examples(cls: type[Method], table: Table, kind: type[Kind]) -> list[Any]:
+    """What an encoder from scratch may learn its vocabulary or scale from: the cells it will read."""
+    return [cell for role in cls.reads if table.kinds.get(role) is kind for cell in table.column(role)]
 
 
 def _mismatch(cls: type[Method], argument: str, encoder: Any) -> str | None:

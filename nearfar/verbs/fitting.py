@@ -17,7 +17,7 @@ from nearfar.training.gather import process_rank
 from nearfar.training.settings import Settings
 from nearfar.training.trainer import Run, make_fabric, train
 from nearfar.verbs.building import build_method, encoder_specs, hyperparameters_of
-from nearfar.verbs.measure import encoded
+from nearfar.verbs.measure import Embedded, encoded
 
 PRETRAINED_RATE = 5e-5
 SCRATCH_RATE = 1e-3
@@ -32,6 +32,7 @@ class Fitting:
         command: everything that was resolved: method, table, encoders, hyperparameters, settings.
         before: measures on the held-out rows before training; empty without such rows.
         after: the same after it.
+        embedded: the held-out rows as they were embedded before and after, for pictures.
         run: the curve and how it ended.
         notes: what users should know, in sentences.
     """
@@ -40,6 +41,7 @@ class Fitting:
     command: dict[str, Any]
     before: dict[str, Measurement]
     after: dict[str, Measurement]
+    embedded: tuple[Embedded, Embedded] | None
     run: Run
     notes: list[str]
 
@@ -79,7 +81,7 @@ def fit_rows(
     }
     if folder is not None and process_rank() == 0:
         write_json(folder / "run.json", command)
-    before = measured(made.space(), held_out)
+    before, embedded_before = _measured(made.space(), held_out)
     for reader in made.encoders():
         reader.reset_counts()
     run = train(
@@ -87,21 +89,24 @@ def fit_rows(
         training,
         settled,
         folder=folder,
-        evaluate=None if held_out is None else lambda: {n: m.value for n, m in measured(made.space(), held_out).items()},
+        evaluate=None if held_out is None else lambda: {n: m.value for n, m in _measured(made.space(), held_out)[0].items()},
         watch_better=before[settled.watch].better if settled.watch in before else "higher",
         resume=resume,
         fabric=fabric,
     )
     notes = [*_notes(training, held_out, settled, made.encoders()), *run.warnings]
-    return Fitting(made, command, before, measured(made.space(), held_out), run, notes)
+    after, embedded_after = _measured(made.space(), held_out)
+    embedded = (embedded_before, embedded_after) if embedded_before and embedded_after else None
+    return Fitting(made, command, before, after, embedded, run, notes)
 
 
-def measured(space: Space, table: Table | None) -> dict[str, Measurement]:
-    """Every measure that a table allows; none without a table."""
+def _measured(space: Space, table: Table | None) -> tuple[dict[str, Measurement], Embedded | None]:
+    """Every measure that a table allows, and what was measured; nothing without a table."""
     if table is None:
-        return {}
-    z, others, cells = encoded(space, table)
-    return measure_embeddings(z, others, identity=cells)
+        return {}, None
+    rows = encoded(space, table)
+    z, others, cells = rows
+    return measure_embeddings(z, others, identity=cells), rows
 
 
 def _notes(training: Table, held_out: Table | None, settings: Settings, encoders: list[Encoder]) -> list[str]:

@@ -78,7 +78,7 @@ def embedded(
         space = {"vector": space}
     if isinstance(space, Mapping):
         z = {role: np.asarray(vectors, dtype=np.float32) for role, vectors in space.items()}
-        others = {} if table is None else {r: table.column(r) for r, k in table.kinds.items() if k not in ENCODED}
+        others = {} if table is None else {r: _named(table, r) for r, k in table.kinds.items() if k not in ENCODED}
         cells = {} if table is None else {r: table.column(r) for r, k in table.kinds.items() if k is Text}
         return z, others, cells
     if table is None:
@@ -98,7 +98,7 @@ def encoded(space: Space, table: Table, *, batch_size: int = 64) -> Embedded:
             modality = space.modality_for(role, cells[role][0])
             z[role] = space.encode(cells[role], modality, batch_size=batch_size)
         elif kind not in ENCODED:
-            others[role] = table.column(role)
+            others[role] = _named(table, role)
     if not z:
         raise ArgumentError(
             f"the space encodes {', '.join(space.modalities)}; {table.name} has "
@@ -106,6 +106,12 @@ def encoded(space: Space, table: Table, *, batch_size: int = 64) -> Embedded:
             "--column role=name"
         )
     return z, others, cells
+
+
+def _named(table: Table, role: str) -> list[Any]:
+    """The cells of a role, labels by their names."""
+    names = table.label_names.get(role)
+    return [names[cell] for cell in table.column(role)] if names else table.column(role)
 
 
 def _is_space(folder: Path) -> bool:

@@ -1,0 +1,55 @@
+"""The README of a saved space: where it comes from and what it is worth."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from nearfar.methods import catalogue
+
+
+def model_card(card: Mapping[str, Any]) -> str:
+    """Markdown for people (with the front matter that model hubs read), from a space's card.
+
+    Args:
+        card: what `fit` put into `Space.card`.
+    """
+    entry = catalogue()[card["method"]]
+    data = card["data"]
+    lines = [
+        "---",
+        "library_name: nearfar",
+        f"tags: [nearfar, {entry.name}, contrastive-learning, embeddings]",
+        "---",
+        "",
+        f"# A space made with {entry.name}",
+        "",
+        entry.summary,
+        "",
+        f"Trained on {data['training_rows']:,} rows of `{card['table']}` (fingerprint `{data['training_fingerprint']}`), "
+        f"columns {_columns(card['columns'])}; {card['steps']:,} steps in {card['seconds']:,} seconds.",
+    ]
+    if card["measures"]:
+        lines += ["", f"## Measures on {data['measured_rows']:,} rows that training did not see", ""]
+        lines += ["| measure | before | after | better is |", "|---|---|---|---|"]
+        lines += [
+            f"| {name} | {_figure(m['before'])} | {_figure(m['after'])} | {m['better'].replace('_', ' ')} |"
+            for name, m in card["measures"].items()
+        ]
+    if card["notes"]:
+        lines += ["", "## Notes", "", *(f"- {note}" for note in card["notes"])]
+    lines += ["", "## Use", "", "```python", "import nearfar", "", 'space = nearfar.Space.load("FOLDER")']
+    lines += ["vectors = space.encode(rows)", "```"]
+    settings = {key: card[key] for key in ("encoders", "hyperparameters", "settings", "versions")}
+    lines += ["", "## Settings", "", "```json", json.dumps(settings, indent=2, ensure_ascii=False), "```"]
+    lines += ["", "## Method", "", "```bibtex", entry.bibtex, "```"]
+    return "\n".join(lines) + "\n"
+
+
+def _columns(columns: Mapping[str, str]) -> str:
+    return ", ".join(f"`{name}` as {role}" for role, name in columns.items())
+
+
+def _figure(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"

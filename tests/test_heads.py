@@ -1,0 +1,129 @@
+"""Pooling never sees padding; heads can be built again from JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+import torch
+
+from nearfar.errors import ArgumentError, ArtefactError
+from nearfar.heads import make_head
+from nearfar.heads.mlp import mlp
+from nearfar.heads.pool import POOLINGS, needs_layers, pool
+from nearfar.heads.projection import Projection
+
+TOKENS = torch.tensor([[[1.0, 8.0], [3.0, 2.0], [9.0, 9.0]], [[5.0, -1.0], [6.0, 0.0], [-2.0, 4.0]]])
+MASK = torch.tensor([[True, True, False], [True, True, True]])
+WANTED = {
+    "mean": [[2.0, 5.0], [3.0, 1.0]],
+    "cls": [[1.0, 8.0], [5.0, -1.0]],
+    "last": [[3.0, 2.0], [-2.0, 4.0]],
+    "max": [[3.0, 8.0], [6.0, 4.0]],
+}
+
+
+@pytest.mark.parametrize("kind", sorted(WANTED))
+def test_pool_by_hand(kind: str) -> None:
+    torch.testing.assert_close(pool(TOKENS, MASK, kind), torch.tensor(WANTED[kind]))
+
+
+@pytest.mark.parametrize("kind", POOLINGS)
+@pytest.mark.parametrize("trap", [0.0, 1e9, -1e9, math.inf, math.nan])
+def test_padding_never_enters_a_pool(kind: str, trap: float) -> None:
+    layers = tuple(torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(i)) for i in range(4))
+    traps = tuple(layer.masked_fill(~MASK.unsqueeze(-1), trap) for layer in layers)
+    whole = pool(layers[-1], MASK, kind, layers)
+    torch.testing.assert_close(pool(traps[-1], MASK, kind, traps), whole)
+    alone = pool(layers[-1][:1, :2], MASK[:1, :2], kind, tuple(layer[:1, :2] for layer in layers))
+    torch.testing.assert_close(whole[:1], alone)
+
+
+def test_padding_gets_no_gradient() -> None:
+    for kind in WANTED:
+        tokens = TOKENS.clone().requires_grad_()
+        pool(tokens, MASK, kind).sum().backward()
+        assert tokens.grad is not None
+        assert tokens.grad[0, 2].abs().sum() == 0
+        assert tokens.grad[1].abs().sum() > 0
+
+
+def test_first_and_last_follow_padding_on_the_left() -> None:
+    flipped, mask = TOKENS.flip(1), MASK.flip(1)
+    assert pool(flipped, mask, "cls")[0].tolist() == [3.0, 2.0]
+    assert pool(flipped, mask, "last")[0].tolist() == [1.0, 8.0]
+
+
+def test_layer_pools_take_layer_one_and_the_last_two() -> None:
+    layers = tuple(torch.full((2, 3, 1), float(i)) for i in (100, 1, 2, 5))  # 100: input embeddings
+    assert pool(layers[-1], MASK, "first_last", layers).tolist() == [[3.0], [3.0]]
+    assert pool(layers[-1], MASK, "top2", layers).tolist() == [[3.5], [3.5]]
+    assert needs_layers("top2")
+    assert not needs_layers("mean")
+
+
+def test_pool_says_what_is_wrong() -> None:
+    with pytest.raises(ArgumentError, match="example 2"):
+        pool(TOKENS, torch.tensor([[True, False, False], [False, False, False]]))
+    with pytest.raises(ArgumentError, match="mean, cls, last"):
+        pool(TOKENS, MASK, "average")
+    with pytest.raises(ArgumentError, match="layers=True"):
+        pool(TOKENS, MASK, "top2")
+
+
+@pytest.mark.parametrize(
+    ("dims", "kind"), [((6, 4), "linear"), ((6, 6), "tanh"), ((6, 8, 4), "mlp"), ((6, 8, 8, 4), "mlp_bn")]
+)
+def test_head_is_rebuilt_from_json_and_weights(dims: tuple[int, ...], kind: str) -> None:
+    head = Projection(*dims, kind=kind)  # type: ignore[arg-type]
+    again = make_head(json.loads(json.dumps(head.settings())))
+    again.load_state_dict(head.state_dict())
+    x = torch.randn(5, 6)
+    head.eval(), again.eval()
+    assert torch.equal(head(x), again(x))
+    assert head(x).shape == (5, dims[-1])
+
+
+def test_projection_formulas() -> None:
+    x = torch.randn(7, 5)
+    tanh = Projection(5, 5, kind="tanh")
+    weight, bias = tanh.map[0].weight, tanh.map[0].bias
+    torch.testing.assert_close(tanh(x), torch.tanh(x @ weight.T + bias))  # type: ignore[operator]
+    hidden = Projection(5, 6, 3, kind="mlp")
+    one, two = hidden.map[0], hidden.map[2]
+    torch.testing.assert_close(hidden(x), two(one(x).relu()))  # type: ignore[operator]
+
+
+def test_batch_norm_only_where_it_is_named() -> None:
+    x = torch.randn(8, 5)
+    for kind, alone_is_the_same in (("mlp", True), ("mlp_bn", False)):
+        head = Projection(5, 6, 3, kind=kind).train()  # type: ignore[arg-type]
+        assert torch.allclose(head(x)[:4], head(x[:4]), atol=1e-6) == alone_is_the_same
+
+
+def test_mlp_hidden_layers_only() -> None:
+    x = torch.randn(4, 3) * 100
+    assert mlp((3, 2))(x).shape == (4, 2)
+    assert [type(layer).__name__ for layer in mlp((3, 5, 2), norm="layer", dropout=0.5)] == [
+        "Linear",
+        "LayerNorm",
+        "ReLU",
+        "Dropout",
+        "Linear",
+    ]
+    with pytest.raises(ArgumentError, match="at least two widths"):
+        mlp((3,))
+    with pytest.raises(ArgumentError, match="norm"):
+        mlp((3, 4, 5), norm="instance")
+
+
+def test_heads_say_what_is_wrong() -> None:
+    with pytest.raises(ArgumentError, match="two widths"):
+        Projection(4, 4, 4, kind="tanh")
+    with pytest.raises(ArgumentError, match="at least three"):
+        Projection(4, 4, kind="mlp")
+    with pytest.raises(ArtefactError, match=r"os\.system"):
+        make_head({"class": "os.system", "dims": []})
+    with pytest.raises(ArtefactError, match="broken"):
+        make_head({"class": "Projection", "dims": [3, 4], "surprise": 1})

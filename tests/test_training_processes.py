@@ -1,0 +1,79 @@
+"""Two processes with half a batch each compute what one process computes with the whole."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PROGRAM = """
+import json, sys
+import torch
+from torch import nn
+from nearfar.data.kinds import Label, Vector
+from nearfar.data.table import Table
+from nearfar.method import Method
+from nearfar.objectives import Pairing, Temperature, info_nce
+from nearfar.training.gather import process_rank
+from nearfar.training.settings import Settings
+from nearfar.training.trainer import train
+
+class Pairs(Method):
+    reads = {"vector": Vector, "positive": Vector, "label": Label}
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.net, self.temperature = nn.Linear(6, 4).double(), Temperature("exp", 0.5)
+
+    def prepare(self, rows, generator):
+        stack = lambda cells: torch.stack([torch.tensor(cell).double() for cell in cells])
+        return {"vector": stack(rows["vector"]), "positive": stack(rows["positive"]), "label": torch.tensor(rows["label"])}
+
+    def embed(self, batch):
+        return {"one": self.net(batch["vector"]), "two": self.net(batch["positive"])}
+
+    def contrast(self, z, batch):
+        pairing = Pairing.diagonal().ignoring(batch["label"])
+        return {"info_nce": info_nce(z["one"], z["two"], pairing, temperature=self.temperature().double(), symmetric=True)}
+
+    def space(self):
+        raise NotImplementedError
+
+out, chunk = sys.argv[1], int(sys.argv[2]) or None
+generator = torch.Generator().manual_seed(1)
+make = lambda: torch.randn(48, 6, generator=generator).numpy()
+table = Table.from_columns({"vector": make(), "positive": make(), "label": [i % 7 for i in range(48)]})
+method = Pairs()
+run = train(method, table, Settings(steps=6, batch_size=16, cache_chunk=chunk, learning_rate=0.05, schedule="constant"))
+if process_rank() == 0:
+    weights = {name: p.tolist() for name, p in method.named_parameters()}
+    json.dump({"losses": run.losses, "weights": weights}, open(out, "w"))
+"""
+
+
+def outcome(folder: Path, processes: int, chunk: int) -> dict[str, object]:
+    program, out = folder / "program.py", folder / f"{processes}-{chunk}.json"
+    program.write_text(PROGRAM)
+    launcher = [] if processes == 1 else ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    done = subprocess.run(
+        [sys.executable, *launcher, str(program), str(out), str(chunk)], capture_output=True, text=True, timeout=240
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(out.read_text())
+
+
+@pytest.mark.parametrize("chunk", [0, 3])
+def test_two_processes_equal_one(tmp_path: Path, chunk: int) -> None:
+    """Labels are gathered with their rows: a wrong alignment would ignore the wrong pairs."""
+    one, two = outcome(tmp_path, 1, 0), outcome(tmp_path, 2, chunk)
+    assert two["losses"] == pytest.approx(one["losses"], rel=1e-6)
+    for name, values in one["weights"].items():
+        assert flat(two["weights"][name]) == pytest.approx(flat(values), rel=1e-5, abs=1e-8), name
+
+
+def flat(values: object) -> list[float]:
+    return [x for value in values for x in flat(value)] if isinstance(values, list) else [values]
