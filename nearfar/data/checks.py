@@ -27,6 +27,8 @@ def find_faults(source: Source, columns: Mapping[str, Column]) -> Faults:
     """Check every cell of the columns in use (role -> column); includes what reading them found."""
     names = list(dict.fromkeys(column.name for column in columns.values()))
     faults = source.faults.of(names)
+    if not names:
+        return faults
     known = {name: faults.rows(name) for name in names}
     numbers = source.numbers(np.arange(len(source.dataset)))
     checks = {role: _check(source, column) for role, column in columns.items()}

@@ -15,8 +15,8 @@ from nearfar.errors import ArgumentError, TableError
 
 ROLES: dict[str, Reading] = {
     "text": Text,
-    "positive": Text | Image,
-    "negative": Text | Image,
+    "positive": Text | Image | Vector,
+    "negative": Text | Image | Vector,
     "image": Image,
     "label": Label,
     "score": Number,

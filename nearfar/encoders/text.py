@@ -14,7 +14,7 @@ from torch.nn import functional
 from nearfar.data.kinds import Text
 from nearfar.encoders.cpu_linear import use_faster_linear
 from nearfar.encoders.encoder import Encoder, Features
-from nearfar.encoders.lengths import length_groups
+from nearfar.encoders.lengths import joined, length_groups, near_length_groups
 from nearfar.encoders.pretrained import freeze_pooler, load_model, model_folder, refuse_code
 from nearfar.encoders.sentence_folder import read_sentence_folder, write_sentence_folder
 from nearfar.encoders.settings import read_settings, write_settings
@@ -47,6 +47,8 @@ class TransformerText(Encoder):
     """
 
     kind = Text
+    pooling_is_own: bool = False
+    """Whether its folder or its user named the pooling; otherwise "mean" is only a guess."""
 
     def __init__(
         self,
@@ -57,7 +59,7 @@ class TransformerText(Encoder):
         normalise: bool = False,
     ) -> None:
         super().__init__()
-        self._mixes_layers = needs_layers(pooling)
+        needs_layers(pooling)  # refuses an unknown kind now, not at the first batch
         self.model, self.tokenizer = model, tokenizer
         self.pooling, self.normalise = pooling, normalise
         self.dim = int(model.config.hidden_size)
@@ -100,13 +102,15 @@ class TransformerText(Encoder):
             _lower_case(tokenizer)
         limits = [limit for limit in (_position_limit(model), tokenizer.model_max_length) if limit]
         limit = min(*limits, said.max_length or 10**9)
-        return cls(
+        encoder = cls(
             model,
             tokenizer,
             pooling=pooling or said.pooling or "mean",
             max_length=max_length or (limit if limit < 10**9 else UNSAID_LENGTH),
             normalise=said.normalise,
         )
+        encoder.pooling_is_own = bool(pooling or said.pooling)
+        return encoder
 
     @classmethod
     def tiny(
@@ -236,13 +240,29 @@ class TransformerText(Encoder):
             layers: whether to return the states of every layer.
             attention: whether to return attention weights, [B, heads, L, L] of every layer.
         """
-        ids = inputs["ids"]
-        given = inputs.get("mask")
+        mask = inputs.get("mask")
+        if mask is not None and mask.device.type == "cpu" and not (layers or attention):
+            groups = near_length_groups(mask.sum(1).tolist())
+            if len(groups) > 1:
+                return self._by_length(inputs["ids"], mask, groups)
+        return self._at_once(inputs["ids"], mask, layers, attention)
+
+    def _by_length(self, ids: Tensor, mask: Tensor, groups: list[list[int]]) -> Features:
+        """Encode rows of similar length together, so that a batch of mixed lengths has little padding."""
+        parts = []
+        for group in groups:
+            rows = torch.tensor(group)
+            longest = int(mask[group[0]].sum())  # `prepare` pads on the right
+            own = mask[rows, :longest]
+            parts.append(self._at_once(ids[rows, :longest], None if bool(own.all()) else own, False, False))
+        return joined(parts, groups, mask)
+
+    def _at_once(self, ids: Tensor, given: Tensor | None, layers: bool, attention: bool) -> Features:
         with _attention_weights(self.model) if attention else nullcontext():
             out = self.model(
                 input_ids=ids,
                 attention_mask=given,
-                output_hidden_states=layers or self._mixes_layers,
+                output_hidden_states=layers or needs_layers(self.pooling),
                 output_attentions=attention,
             )
         tokens = out.last_hidden_state
@@ -274,7 +294,9 @@ class TransformerText(Encoder):
         """
         _, settings = read_settings(folder, expected=cls.__name__)
         refuse_code(folder)
-        return cls(load_model(folder), _load_tokenizer(folder), **settings)
+        encoder = cls(load_model(folder), _load_tokenizer(folder), **settings)
+        encoder.pooling_is_own = True
+        return encoder
 
 
 @contextmanager

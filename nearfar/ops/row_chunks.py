@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 TEXTBOOK_CELLS = 1 << 22
 """Up to this many cells (rows x columns) a matrix is held as a whole: 16 MB of float32."""
 CHUNK_CELLS = 1 << 20
-"""Cells of one chunk of a larger matrix: 4 MB of float32. Smaller ones leave threads waiting for each other."""
+"""Cells of one chunk of a larger matrix: 4 MB of float32 (in smaller ones threads wait for each other)."""
 
 PerRow = Callable[[range], tuple[Tensor, ...]]
 """Rows to tensors whose first dimension is as long."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -88,9 +89,11 @@ def train(
 def make_fabric(settings: Settings) -> Fabric:
     """Fabric for this machine: one process, or the processes that torchrun started."""
     under_torchrun = torch.distributed.is_available() and torch.distributed.is_torchelastic_launched()
+    here = int(os.environ["LOCAL_WORLD_SIZE"]) if under_torchrun else 1
     fabric = Fabric(
         accelerator="auto",
-        devices="auto" if under_torchrun else 1,
+        devices=here,
+        num_nodes=int(os.environ["WORLD_SIZE"]) // here if under_torchrun else 1,
         strategy="ddp" if under_torchrun else "auto",
         precision=settings.precision,  # type: ignore[arg-type]
     )

@@ -10,18 +10,13 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import numpy as np
 import torch
 
-from nearfar.data.kinds import Image, Kind, Label, Number, Reading, Text, Vector, accepted
+from nearfar.data.kinds import Kind, Reading, accepted
 from nearfar.data.table import Table
 from nearfar.encoders import make_encoder
 from nearfar.errors import ArgumentError
 from nearfar.method import Method
 from nearfar.methods import entry, method_class
-
-ENCODED = (Text, Image, Vector)
-"""Kinds that encoders read."""
-MEASURED: dict[str, Reading] = {"label": Label | None, "score": Number | None}
-"""Roles that measures use where a table has them, beside what the method reads."""
-
+from nearfar.verbs.measure import ENCODED, MEASURED
 
 def reads_of(name: str) -> dict[str, Reading]:
     """What to map of a table to train and measure a method."""

@@ -8,13 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from nearfar.data.kinds import Image, Text, Vector
+from nearfar.data.kinds import Image, Label, Number, Reading, Text, Vector
 from nearfar.data.table import OnBadRow, Table, read_table
 from nearfar.errors import ArgumentError
 from nearfar.measures.embeddings import Measurement, measure_embeddings
 from nearfar.space import Space
 
 ENCODED = (Text, Image, Vector)
+"""Kinds that encoders read."""
+MEASURED: dict[str, Reading] = {"label": Label | None, "score": Number | None}
+"""Roles that measures use where a table has them, beside what is embedded."""
 
 
 def measure(
@@ -70,10 +73,8 @@ def embedded(
     if isinstance(space, (str, Path)) and not _is_space(Path(space)):
         if table is not None:
             raise ArgumentError(f"{space} is no space folder, so nothing can encode the table; measure the file alone")
-        table = read_table(str(space), columns=columns, on_bad_row=on_bad_row)
+        table = _vector_table(str(space), columns or {}, on_bad_row)
         space = {role: np.stack(table.column(role)) for role, kind in table.kinds.items() if kind is Vector}
-        if not space:
-            raise ArgumentError(f"{table.name} has no column of vectors; to measure raw data give a space and a table")
     if isinstance(space, np.ndarray):
         space = {"vector": space}
     if isinstance(space, Mapping):
@@ -106,6 +107,19 @@ def encoded(space: Space, table: Table, *, batch_size: int = 64) -> Embedded:
             "--column role=name"
         )
     return z, others, cells
+
+
+def _vector_table(source: str, columns: Mapping[str, str], on_bad_row: OnBadRow) -> Table:
+    """A file of vectors with a role for each of its columns of vectors, by name unless `columns` says another."""
+    found = read_table(source, reads={}, on_bad_row=on_bad_row).raw_columns
+    taken = set(columns.values())
+    vectors = {name: name for name, kind in found.items() if kind is Vector and name not in taken}
+    vectors |= {role: name for role, name in columns.items() if found.get(name) is Vector}
+    if not vectors:
+        known = ", ".join(f"{name} ({kind.name if kind else 'nested'})" for name, kind in found.items())
+        raise ArgumentError(f"{source} has no column of vectors, only {known}; to measure raw data give a space and a table")
+    reads: dict[str, Reading] = {**dict.fromkeys(vectors, Vector), **MEASURED}
+    return read_table(source, reads=reads, columns={**vectors, **columns}, on_bad_row=on_bad_row)
 
 
 def _named(table: Table, role: str) -> list[Any]:

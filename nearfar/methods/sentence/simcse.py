@@ -37,8 +37,8 @@ class SimCSE(Method):
     Args:
         temperature: t.
         hard_negative_log_weight: a, the LOGARITHM of the weight of the row's own negative.
-        pooling: h, one of the encoder's pooling kinds; "own" keeps the pooling that the encoder was trained
-            with (the paper's "cls" for an encoder whose folder names none).
+        pooling: h, one of the encoder's pooling kinds; "own" keeps the pooling that the encoder's folder
+            names, and is the paper's "cls" where it names none.
         head: "tanh" as in the paper; "none" embeds with the pooled states themselves, which keeps what an
             encoder already fitted to similarity knows (ours).
 
@@ -56,10 +56,13 @@ class SimCSE(Method):
         head: Literal["tanh", "none"] = "tanh",
     ) -> None:
         super().__init__()
-        if pooling != "own":
-            encoder.pooling = pooling
+        if pooling != "own" or not encoder.pooling_is_own:
+            encoder.pooling = "cls" if pooling == "own" else pooling
         self.encoder = encoder
-        self.head = Projection(encoder.dim, encoder.dim, kind="tanh") if head == "tanh" else None
+        self.head = None
+        if head == "tanh":
+            encoder.normalise = False  # the head sees the states at their own scale, as in the paper
+            self.head = Projection(encoder.dim, encoder.dim, kind="tanh")
         self.temperature = temperature
         self.hard_negative_log_weight = hard_negative_log_weight
         # Saved with a checkpoint, so that a resumed run knows whether its head stays.
