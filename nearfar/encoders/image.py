@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from nearfar.data.kinds import Image
 from nearfar.encoders.encoder import Encoder, Features
 from nearfar.encoders.pictures import PictureSize, pixels, plan_of, read_preprocessor
-from nearfar.encoders.pretrained import freeze_pooler, load_model, model_folder, refuse_code
+from nearfar.encoders.pretrained import freeze_pooler, load_model, model_folder, refuse_code, save_model
 from nearfar.encoders.settings import read_settings, read_weights, write_settings, write_weights
 from nearfar.errors import ArgumentError
 from nearfar.files import write_json
@@ -205,7 +205,7 @@ class TransformersImage(PictureEncoder):
 
     def save(self, folder: Path) -> None:
         """Write a folder that transformers reads as well."""
-        self.model.save_pretrained(folder)
+        save_model(self.model, folder)
         write_json(folder / "preprocessor_config.json", self.preprocessor)
         write_settings(folder, self, {"pooling": self.pooling})
 

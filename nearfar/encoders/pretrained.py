@@ -104,3 +104,16 @@ def freeze_pooler(model: nn.Module) -> None:
     pooler = getattr(model, "pooler", None)
     if isinstance(pooler, nn.Module):
         pooler.requires_grad_(False)
+
+
+def save_model(model: Any, folder: Path) -> None:
+    """Write configuration and weights, without transformers' own progress bar."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        model.save_pretrained(folder)
+    finally:
+        if shown:
+            logging.enable_progress_bar()

@@ -15,7 +15,7 @@ from nearfar.data.kinds import Text
 from nearfar.encoders.cpu_linear import use_faster_linear
 from nearfar.encoders.encoder import Encoder, Features
 from nearfar.encoders.lengths import joined, length_groups, near_length_groups
-from nearfar.encoders.pretrained import freeze_pooler, load_model, model_folder, refuse_code
+from nearfar.encoders.pretrained import freeze_pooler, load_model, model_folder, refuse_code, save_model
 from nearfar.encoders.sentence_folder import read_sentence_folder, write_sentence_folder
 from nearfar.encoders.settings import read_settings, write_settings
 from nearfar.encoders.wordpiece import train_wordpiece
@@ -279,7 +279,7 @@ class TransformerText(Encoder):
 
         With a pooling that mixes layers, which sentence-transformers lacks, only transformers does.
         """
-        self.model.save_pretrained(folder)
+        save_model(self.model, folder)
         self.tokenizer.save_pretrained(folder)
         write_sentence_folder(folder, self.dim, self.pooling, self.normalise, self.max_length)
         names = ("pooling", "max_length", "normalise")

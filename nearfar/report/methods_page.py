@@ -1,6 +1,6 @@
 """The page of methods in the documentation, made of the catalogue and of published results.
 
-    python -m nearfar.report.methods_page        (from the root of the repository: writes docs/methods.md)
+`python -m nearfar.report.methods_page`, in the root of the repository, writes docs/methods.md.
 """
 
 from __future__ import annotations
@@ -25,9 +25,10 @@ HEAD = """\
 # Methods
 
 Every method that `nearfar fit` knows, with what its small experiment showed. A verdict is about that
-experiment, not about the paper: *held* means that the 95% interval of the paired difference over seeds lies on
-the side that the claim says, *contradicted* that it lies on the other side, *not shown* that it holds 0. With
-several claims, the method's verdict is *held* only if all of them held, and *contradicted* if any one was."""
+experiment, not about the paper: *held* means that the 95% interval of the paired difference over seeds
+lies on the side that the claim says, *contradicted* that it lies on the other side, *not shown* that it
+holds 0. With several claims, the method's verdict is *held* only if all of them held, and *contradicted*
+if any one was."""
 
 Result = Mapping[str, Any]
 """What `nearfar reproduce` wrote for one method."""
@@ -35,7 +36,8 @@ Result = Mapping[str, Any]
 
 def read_results(folder: Path) -> dict[str, Result]:
     """The published result of every method of the catalogue that has one, by the method's name."""
-    return {name: read_json(folder / f"{name}.json") for name in catalogue() if (folder / f"{name}.json").exists()}
+    files = {name: folder / f"{name}.json" for name in catalogue()}
+    return {name: read_json(file) for name, file in files.items() if file.exists()}
 
 
 def methods_page(results: Mapping[str, Result]) -> str:
@@ -101,7 +103,10 @@ def _published(result: Result) -> list[str]:
     versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
     parts = [
         f"**Result:** {_verdict(result)}, over {count} seeds.",
-        _table(["claim", "verdict", "figure", "mean difference", "95% interval"], [_claim(c) for c in result["claims"]]),
+        _table(
+            ["claim", "verdict", "figure", "mean difference", "95% interval"],
+            [_claim(c) for c in result["claims"]],
+        ),
         _table(
             [f"arm (means over {count} seeds)", *names, "seconds", "peak MB", "seconds per 1,000 examples"],
             [[arm, *_means(values, names), *_cost(cost[arm])] for arm, values in figures.items()],
@@ -148,7 +153,7 @@ def main() -> None:
         ArgumentError: this is not the root of the repository.
     """
     if not PAGE.parent.is_dir():
-        raise ArgumentError(f"there is no folder {PAGE.parent} here: run this from the root of the repository")
+        raise ArgumentError(f"there is no folder {PAGE.parent} here: run this in the root of the repository")
     with atomic_file(PAGE) as temporary:
         temporary.write_text(methods_page(read_results(RESULTS)), encoding="utf-8")
 

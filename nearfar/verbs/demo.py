@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -17,9 +16,10 @@ from nearfar.report.evidence import gather_evidence
 from nearfar.report.measure_page import measure_page
 from nearfar.report.model_card import model_card
 from nearfar.search.bm25 import BM25
+from nearfar.search.index import Index
+from nearfar.space import Space
 from nearfar.verbs.fit import card_of
 from nearfar.verbs.fitting import Fitting, fit_rows
-from nearfar.verbs.search import Hit, search_table
 
 TABLE = "builtin:python_code"
 QUERIES = (
@@ -27,7 +27,7 @@ QUERIES = (
     "how similar are two sets of cluster labels",
     "send an e-mail message to a server",
 )
-STEPS = 250
+STEPS = 80
 BATCH = 64
 TOKENS = 64
 """What fits two CPU cores in under four minutes: all three were chosen by the clock."""
@@ -43,7 +43,7 @@ class Demo:
         bm25: figures of the word-matching baseline on the held-out corpus.
         before: measures of the shipped encoder on the held-out pairs.
         after: the same of the fitted space.
-        answers: example queries and their nearest held-out functions.
+        answers: example queries and their nearest held-out functions, as (score, headline).
         seconds: wall-clock time of the parts.
         space: folder of the space.
         report: the page.
@@ -53,7 +53,7 @@ class Demo:
     bm25: dict[str, float]
     before: dict[str, Measurement]
     after: dict[str, Measurement]
-    answers: list[tuple[str, list[Hit]]]
+    answers: list[tuple[str, list[tuple[float, str]]]]
     seconds: dict[str, float]
     space: Path
     report: Path
@@ -96,7 +96,7 @@ def demo(*, out: Path | str = "nearfar-demo", seed: int = 0, steps: int = STEPS)
     space.card = card_of(fitting, training, held_out)
     space.save(out / "space", overwrite=True)
     (out / "space" / "README.md").write_text(model_card(space.card), encoding="utf-8")
-    answers = list(zip(QUERIES, search_table(space, held_out, QUERIES, k=3, folder=out / "space" / "indexes"), strict=True))
+    answers = _answers(space, held_out, fitting)
     clock.lap("saving and asking")
     report = out / "report.html"
     _write_report(report, fitting, bm25)
@@ -124,6 +124,28 @@ def _bm25(held_out: Table) -> dict[str, float]:
     queries, code = held_out.column("text"), held_out.column("positive")
     _, ranked = BM25(code).search(queries, k=len(code))
     return ranking_metrics(ranked, positives=None)
+
+
+def _answers(space: Space, held_out: Table, fitting: Fitting) -> list[tuple[str, list[tuple[float, str]]]]:
+    """The three held-out functions nearest to each example query."""
+    assert fitting.embedded is not None
+    code = fitting.embedded[1][0]["positive"]
+    modules = held_out.raw_cells("module")
+    scores, ids = Index(code, "cosine").search(space.encode(QUERIES), 3)
+    found = []
+    for query, row_scores, row_ids in zip(QUERIES, scores, ids, strict=True):
+        rows = held_out.rows(row_ids)
+        lines = [
+            _headline(modules[int(i)], source, docstring)
+            for i, source, docstring in zip(row_ids, rows["positive"], rows["text"], strict=True)
+        ]
+        found.append((query, list(zip(map(float, row_scores), lines, strict=True))))
+    return found
+
+
+def _headline(module: str, source: str, docstring: str) -> str:
+    name = next(line for line in source.splitlines() if line.lstrip().startswith(("def ", "async def ")))
+    return f"{module}: {name.strip()[:60]}  # {docstring[:70]}"
 
 
 def _write_report(report: Path, fitting: Fitting, bm25: dict[str, float]) -> None:
@@ -162,16 +184,12 @@ def as_text(result: Demo) -> str:
     ]
     for query, hits in result.answers:
         lines.append(f"? {query}")
-        lines += [f"  {hit.score:.3f}  {_headline(hit.cells)}" for hit in hits]
+        lines += [f"  {score:.3f}  {headline}" for score, headline in hits]
     lines += [
         "",
+        "seconds: " + ", ".join(f"{name} {seconds:.0f}" for name, seconds in result.seconds.items()),
         f"report: {result.report}",
         f"space:  {result.space}",
         f'ask your own: nearfar search {result.space} {TABLE} "parse a date from a string"',
     ]
     return "\n".join(lines)
-
-
-def _headline(cells: dict[str, Any]) -> str:
-    first = cells["positive"].strip().splitlines()[0]
-    return f"{first[:70]}  # {cells['text'][:70]}"
