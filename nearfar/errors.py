@@ -29,7 +29,7 @@ class TrainingError(NearfarError, RuntimeError):
     """Training was stopped because going on makes no sense (NaN, collapse)."""
 
 
-class MissingExtra(NearfarError, ImportError):
+class MissingExtra(NearfarError, ImportError):  # noqa: N818 - reads as what it says
     """A package that only some uses need is not installed: names the extra."""
 
 

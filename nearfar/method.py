@@ -55,7 +55,9 @@ class Method(nn.Module, ABC):
         super().__init_subclass__()
         cut = cls.embed is not Method.embed and cls.contrast is not Method.contrast
         if not cut and cls.loss is Method.loss:
-            raise TypeError(f"{cls.__name__} must implement embed and contrast, or loss where it cannot be cut")
+            raise TypeError(
+                f"{cls.__name__} must implement embed and contrast, or loss where it cannot be cut"
+            )
 
     def embed(self, batch: Batch) -> dict[str, Tensor]:
         """Embed a batch. Every value has one row per example (first dimension B)."""
@@ -99,7 +101,9 @@ class Method(nn.Module, ABC):
         if isinstance(cells[0], (int, float)):  # labels, identities, scores
             return torch.tensor(cells)
         given = ", ".join(encoder.kind.name for encoder in self.encoders()) or "nothing"
-        raise ArgumentError(f"no encoder reads {type(cells[0]).__name__}; this method was given encoders of {given}")
+        raise ArgumentError(
+            f"no encoder reads {type(cells[0]).__name__}; this method was given encoders of {given}"
+        )
 
     def encoders(self) -> list[Encoder]:
         """The encoders of this method, in order of assignment (copies in teachers come after)."""

@@ -91,7 +91,7 @@ def progress(label: str, total: int | None = None) -> Iterator[Progress]:
 def track(items: Iterable[T], label: str, total: int | None = None) -> Iterator[T]:
     """Iterate over `items` and show how many have passed."""
     if total is None and hasattr(items, "__len__"):
-        total = len(items)
+        total = len(items)  # type: ignore[arg-type]
     with progress(label, total) as shown:
         for item in items:
             yield item

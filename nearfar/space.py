@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import numpy as np
 import torch
@@ -193,7 +193,7 @@ class Space:
             head = self.heads.get(modality)
             settings = None
             if head is not None:
-                settings = head.settings()
+                settings = cast(Any, head).settings()
                 save_file(
                     {name: tensor.contiguous() for name, tensor in head.state_dict().items()},
                     folder / f"{modality}-head.safetensors",
@@ -227,13 +227,22 @@ class Space:
             encoders, heads = {}, {}
             for modality, parts in description["modalities"].items():
                 if Path(parts["encoder"]).name != parts["encoder"]:
-                    raise ArtefactError(f"{folder}/space.json points outside of its folder: {parts['encoder']!r}")
+                    raise ArtefactError(
+                        f"{folder}/space.json points outside of its folder: {parts['encoder']!r}"
+                    )
                 encoders[modality] = load_encoder(folder / parts["encoder"])
                 if parts["head"] is not None:
                     heads[modality] = make_head(parts["head"])
                     heads[modality].load_state_dict(load_file(folder / f"{modality}-head.safetensors"))
             space = cls(encoders, heads, description["geometry"], description["card"])
-        except (KeyError, TypeError, AttributeError, SafetensorError, RuntimeError, FileNotFoundError) as broken:
+        except (
+            KeyError,
+            TypeError,
+            AttributeError,
+            SafetensorError,
+            RuntimeError,
+            FileNotFoundError,
+        ) as broken:
             raise ArtefactError(f"{folder} cannot be read as a space: {broken}") from broken
         if space.fingerprint != description["fingerprint"]:
             raise ArtefactError(

@@ -24,7 +24,9 @@ def sentences() -> list[tuple[str, str, str]]:
     rows = []
     for topic, words in TOPICS.items():
         for i, word in enumerate(words):
-            for j, place in enumerate(["barn", "garden", "valley", "house", "market", "yard", "field", "road"]):
+            for j, place in enumerate(
+                ["barn", "garden", "valley", "house", "market", "yard", "field", "road"]
+            ):
                 other = words[(i + 1 + j) % len(words)]
                 rows.append((f"the {word} near the {place}", f"a {other} and a {word} by the {place}", topic))
     return rows
@@ -54,5 +56,7 @@ def nearfar(*arguments: object, check: bool = True, **options: object) -> subpro
     command = [sys.executable, "-m", "nearfar", *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, **options)  # type: ignore[call-overload]
     if check and done.returncode:
-        raise AssertionError(f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}")
+        raise AssertionError(
+            f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}"
+        )
     return done

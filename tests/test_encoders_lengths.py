@@ -10,7 +10,10 @@ from hypothesis import strategies as st
 from nearfar.encoders.lengths import SLACK, near_length_groups
 from nearfar.encoders.text import TransformerText
 
-TEXTS = [" ".join(["word", "other", "third"][i % 3] for i in range(n)) for n in [1] * 20 + [3] * 9 + [30] * 12 + [12]]
+TEXTS = [
+    " ".join(["word", "other", "third"][i % 3] for i in range(n))
+    for n in [1] * 20 + [3] * 9 + [30] * 12 + [12]
+]
 
 
 @given(st.lists(st.integers(1, 200), min_size=1, max_size=80))
@@ -35,7 +38,9 @@ def encoder() -> TransformerText:
 
 def test_features_and_gradients_are_those_of_the_whole_batch(encoder: TransformerText) -> None:
     inputs = encoder.prepare(TEXTS)
-    assert len(near_length_groups(inputs["mask"].sum(1).tolist())) > 1, "the case must be one of several groups"
+    assert len(near_length_groups(inputs["mask"].sum(1).tolist())) > 1, (
+        "the case must be one of several groups"
+    )
     whole = encoder._at_once(inputs["ids"], inputs["mask"], False, False)
     grouped = encoder(inputs)
     valid = inputs["mask"].unsqueeze(-1)

@@ -88,14 +88,18 @@ def test_methods_do_not_import_each_other() -> None:
             assert not module.startswith("nearfar.methods"), f"{path.name} imports {module}"
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["methods"], ["methods", "--json"], ["fit", "simcse", "--help"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["methods"], ["methods", "--json"], ["fit", "simcse", "--help"]]
+)
 def test_help_and_the_list_of_methods_import_no_heavy_package(arguments: list[str]) -> None:
     code = (
         "import sys; from nearfar.commandline.app import main; status = main(sys.argv[1:]);"
         "heavy = {'torch', 'numpy', 'transformers', 'datasets', 'sklearn'} & set(sys.modules);"
         "print('HEAVY', sorted(heavy)); sys.exit(status)"
     )
-    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True
+    )
     assert "HEAVY []" in done.stdout
 
 

@@ -27,7 +27,7 @@ class Letters:
 class Words:
     """The part of a Table that an index needs."""
 
-    kinds = {"text": object, "positive": object}  # noqa: RUF012
+    kinds = {"text": object, "positive": object}
 
     def __init__(self, texts, fingerprint="1" * 16, name="some/notes.csv"):
         self.texts, self.fingerprint, self.name = texts, fingerprint, name

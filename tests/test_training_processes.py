@@ -58,9 +58,16 @@ if process_rank() == 0:
 def outcome(folder: Path, processes: int, chunk: int) -> dict[str, object]:
     program, out = folder / "program.py", folder / f"{processes}-{chunk}.json"
     program.write_text(PROGRAM)
-    launcher = [] if processes == 1 else ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    launcher = (
+        []
+        if processes == 1
+        else ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    )
     done = subprocess.run(
-        [sys.executable, *launcher, str(program), str(out), str(chunk)], capture_output=True, text=True, timeout=240
+        [sys.executable, *launcher, str(program), str(out), str(chunk)],
+        capture_output=True,
+        text=True,
+        timeout=240,
     )
     assert done.returncode == 0, done.stderr
     return json.loads(out.read_text())

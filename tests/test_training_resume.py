@@ -27,7 +27,18 @@ def losses(folder: Path) -> list[str]:
 
 def kill_after(folder: Path, table: Path, checkpoints: int) -> int:
     """Start a run, kill it with -9 some time after so many checkpoints; returns the last whole checkpoint's step."""
-    command = [sys.executable, "-m", "nearfar", "fit", "simcse", str(table), "--out", str(folder), *FIT, "--resume"]
+    command = [
+        sys.executable,
+        "-m",
+        "nearfar",
+        "fit",
+        "simcse",
+        str(table),
+        "--out",
+        str(folder),
+        *FIT,
+        "--resume",
+    ]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
     while process.poll() is None and time.monotonic() < deadline:

@@ -15,7 +15,9 @@ def batches_per_epoch(rows: int, batch_size: int) -> int:
     return rows // batch_size
 
 
-def batch_of(order: np.ndarray, number: int, batch_size: int, rank: int = 0, processes: int = 1) -> np.ndarray:
+def batch_of(
+    order: np.ndarray, number: int, batch_size: int, rank: int = 0, processes: int = 1
+) -> np.ndarray:
     """The rows of batch `number`, or this process's contiguous share of them."""
     share = batch_size // processes
     start = number * batch_size + rank * share

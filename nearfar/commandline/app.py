@@ -5,9 +5,10 @@ from __future__ import annotations
 import importlib
 import inspect
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any, Literal  # noqa: F401 - Literal is named by annotations read from source
+from typing import Annotated, Any, Literal
 
 from cyclopts import App, CycloptsError, Parameter
 
@@ -97,8 +98,12 @@ def _command(
     owned |= {argument.name: "hyperparameters" for argument in hyperparameters}
     parameters.append(
         inspect.Parameter(
-            "json_", inspect.Parameter.KEYWORD_ONLY, default=False,
-            annotation=Annotated[bool, Parameter(name="--json", negative=(), help="Print JSON, for machines.")],
+            "json_",
+            inspect.Parameter.KEYWORD_ONLY,
+            default=False,
+            annotation=Annotated[
+                bool, Parameter(name="--json", negative=(), help="Print JSON, for machines.")
+            ],
         )
     )
 
@@ -112,14 +117,15 @@ def _command(
             values.setdefault("hyperparameters", {})[name] = values.pop(name)
         called = getattr(importlib.import_module(f"nearfar.{module}"), function)
         result = called(**values)
+        if os.environ.get("RANK", "0") != "0":
+            return  # under torchrun the first process speaks for all
         printing = importlib.import_module("nearfar.commandline.printing")
         if as_json:
             print(json.dumps(printing.as_json(verb, result, values), ensure_ascii=False))
         else:
             printing.show(verb, result, values)
 
-    order = {inspect.Parameter.POSITIONAL_OR_KEYWORD: 0, inspect.Parameter.VAR_POSITIONAL: 1}
-    parameters.sort(key=lambda parameter: order.get(parameter.kind, 2))
+    parameters.sort(key=lambda parameter: parameter.kind)  # positional, then the sequence, then options
     signature = inspect.Signature(parameters)
     run.__signature__ = signature  # type: ignore[attr-defined]
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
@@ -153,7 +159,9 @@ def _hyperparameters(arguments: Sequence[str], taken: set[str]) -> list[Argument
         return []
     found = entry(words[0])
     if clash := taken & {hyperparameter.name for hyperparameter in found.hyperparameters}:
-        raise NearfarError(f"{found.name} has hyperparameters named like settings of training: {sorted(clash)}")
+        raise NearfarError(
+            f"{found.name} has hyperparameters named like settings of training: {sorted(clash)}"
+        )
     return [
         Argument(h.name, h.annotation, _literal(h.default), f"({found.name}) {h.about}", keyword=True)
         for h in found.hyperparameters
@@ -179,7 +187,11 @@ def _cli_type(argument: Argument) -> tuple[Any, Callable[[Any], Any] | None]:
         return Literal["error", "skip"], None
     literal = next((part for part in parts if part.startswith("Literal[")), None)
     plain = next((part for part in parts if part in PLAIN), None)
-    kind: Any = eval(literal, {"Literal": Literal}) if literal else {"int": int, "float": float, "bool": bool}.get(plain or "str", str)  # noqa: S307
+    kind: Any = (
+        eval(literal, {"Literal": Literal})
+        if literal
+        else {"int": int, "float": float, "bool": bool}.get(plain or "str", str)
+    )
     return (kind | None if optional else kind), None
 
 
@@ -198,9 +210,9 @@ def _parameter(argument: Argument, kind: Any, default: Any) -> inspect.Parameter
     """Positional where Python's is, except `out`; a sequence that must be given takes all words left."""
     options: dict[str, Any] = {"help": argument.about, "negative": ()}
     if kind == list[str] and default is REQUIRED:
-        style = inspect.Parameter.VAR_POSITIONAL
-        return inspect.Parameter(argument.name, style, annotation=Annotated[str, Parameter(**options)])
-    style = inspect.Parameter.POSITIONAL_OR_KEYWORD
+        several = inspect.Parameter.VAR_POSITIONAL
+        return inspect.Parameter(argument.name, several, annotation=Annotated[str, Parameter(**options)])
+    style: Any = inspect.Parameter.POSITIONAL_OR_KEYWORD
     if argument.keyword or argument.name == "out":
         style = inspect.Parameter.KEYWORD_ONLY
         name = "--" + argument.name.replace("_", "-")

@@ -45,7 +45,10 @@ def _show_methods(result: Any, asked: dict[str, Any]) -> None:
     print(f"reads: {', '.join(_reads(found))}")
     print(f"encoders: {', '.join(found.encoders)}")
     for h in found.hyperparameters:
-        print(f"--{h.name.replace('_', '-')} {h.annotation} = {h.default}\n{textwrap.indent(textwrap.fill(h.about, 100), '    ')}")
+        print(
+            f"--{h.name.replace('_', '-')} {h.annotation} = {h.default}\n"
+            + textwrap.indent(textwrap.fill(h.about, 100), "    ")
+        )
 
 
 def _reads(found: Any) -> list[str]:
@@ -83,7 +86,7 @@ def _show_fit(result: Any, asked: dict[str, Any]) -> None:
         print()
         print(before_after(card["measures"]))
     print(f"\n{card['steps']} steps in {card['seconds']:.0f} s; the space is in {asked['out']}")
-    print(f"ask it: nearfar search {asked['out']} {asked['table']} \"your query\"")
+    print(f'ask it: nearfar search {asked["out"]} {asked["table"]} "your query"')
 
 
 def before_after(measures: dict[str, dict[str, Any]]) -> str:
@@ -112,7 +115,9 @@ def _json_embed(result: Any, asked: dict[str, Any]) -> Any:
 
 
 def _show_measure(result: Any, asked: dict[str, Any]) -> None:
-    rows = [[m.name, number(m.value), f"{m.n:,}", m.better.replace("_", " "), m.about] for m in result.values()]
+    rows = [
+        [m.name, number(m.value), f"{m.n:,}", m.better.replace("_", " "), m.about] for m in result.values()
+    ]
     print(table(["measure", "value", "n", "better is", "what it says"], rows, right=9))
     if asked.get("report"):
         print(f"\nreport: {asked['report']}")
@@ -122,7 +127,9 @@ def _show_search(result: Any, asked: dict[str, Any]) -> None:
     for query, hits in zip(asked["queries"], result, strict=True):
         print(f"? {query}")
         for hit in hits:
-            cells = "  ".join(_short(cell) for cell in hit.cells.values() if isinstance(cell, (str, int, float)))
+            cells = "  ".join(
+                _short(cell) for cell in hit.cells.values() if isinstance(cell, (str, int, float))
+            )
             print(f"  {hit.score:.3f}  row {hit.row:,}  {cells}")
         print()
 

@@ -44,8 +44,14 @@ def describe_function(module: str, name: str) -> Described:
     positional = [*spec.posonlyargs, *spec.args]
     defaults = [None] * (len(positional) - len(spec.defaults)) + list(spec.defaults)
     arguments = [
-        *(_argument(a, d, about, constants, keyword=False) for a, d in zip(positional, defaults, strict=True)),
-        *(_argument(a, d, about, constants, keyword=True) for a, d in zip(spec.kwonlyargs, spec.kw_defaults, strict=True)),
+        *(
+            _argument(a, d, about, constants, keyword=False)
+            for a, d in zip(positional, defaults, strict=True)
+        ),
+        *(
+            _argument(a, d, about, constants, keyword=True)
+            for a, d in zip(spec.kwonlyargs, spec.kw_defaults, strict=True)
+        ),
     ]
     return Described(*summary_of(docstring), tuple(arguments))
 
@@ -74,7 +80,11 @@ def _definition(module: str, name: str) -> tuple[ast.stmt, dict[str, Any]]:
     path = ROOT.joinpath(*module.split(".")).with_suffix(".py")
     constants: dict[str, Any] = {}
     for node in ast.parse(path.read_text(encoding="utf-8")).body:
-        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant) and isinstance(node.targets[0], ast.Name):
+        if (
+            isinstance(node, ast.Assign)
+            and isinstance(node.value, ast.Constant)
+            and isinstance(node.targets[0], ast.Name)
+        ):
             constants[node.targets[0].id] = node.value.value
         if getattr(node, "name", None) == name:
             return node, constants
@@ -82,7 +92,12 @@ def _definition(module: str, name: str) -> tuple[ast.stmt, dict[str, Any]]:
 
 
 def _argument(
-    node: ast.arg, default: ast.expr | None, about: dict[str, str], constants: dict[str, Any], *, keyword: bool
+    node: ast.arg,
+    default: ast.expr | None,
+    about: dict[str, str],
+    constants: dict[str, Any],
+    *,
+    keyword: bool,
 ) -> Argument:
     annotation = ast.unparse(node.annotation) if node.annotation else "str"
     if default is None:

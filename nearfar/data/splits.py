@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nearfar.data.faults import shown
+from nearfar.data.kinds import Image, Text, Vector
 from nearfar.errors import ArgumentError, TableError
 
 if TYPE_CHECKING:
     from nearfar.data.table import Table
 
+EXAMPLES = (Text, Image, Vector)
 TRAIN_NAMES = frozenset({"train", "training"})
 TEST_NAMES = (frozenset({"test", "testing"}), frozenset({"validation", "valid", "val", "dev", "eval"}))
 """Names of the side to measure on: the first set that occurs in the table is used."""
@@ -60,8 +62,8 @@ def holdout(table: Table, fraction: float, seed: int, limit: int = 2000) -> tupl
     """Rows to train on and rows to measure on.
 
     A column `split` decides where there is one: rows marked test, or else validation or dev, are
-    measured on, all of them. Otherwise rows are drawn; those whose cells in the first role are
-    identical stay together.
+    measured on, all of them. Otherwise rows are drawn; those with the same example (text, picture or
+    vector of the first such role) stay together.
 
     Args:
         table: the table.
@@ -114,7 +116,6 @@ def _marked(table: Table, column: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _contents(table: Table) -> list[bytes]:
-    """A digest of each row's cell in the first role."""
-    return [
-        hashlib.blake2b(cell, digest_size=16).digest() for cell in table.cell_bytes(next(iter(table.kinds)))
-    ]
+    """A digest of each row's cell in the first role that holds an example, not a label or a score."""
+    role = next((role for role, kind in table.kinds.items() if kind in EXAMPLES), next(iter(table.kinds)))
+    return [hashlib.blake2b(cell, digest_size=16).digest() for cell in table.cell_bytes(role)]

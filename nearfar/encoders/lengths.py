@@ -74,5 +74,7 @@ def joined(parts: Sequence[Features], groups: Sequence[Sequence[int]], mask: Ten
     """
     length = mask.shape[1]
     back = torch.argsort(torch.tensor([row for group in groups for row in group]))
-    tokens = torch.cat([functional.pad(part.tokens, (0, 0, 0, length - part.tokens.shape[1])) for part in parts])
+    tokens = torch.cat(
+        [functional.pad(part.tokens, (0, 0, 0, length - part.tokens.shape[1])) for part in parts]
+    )
     return Features(tokens[back], mask, torch.cat([part.pooled for part in parts])[back])

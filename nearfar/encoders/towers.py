@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 
@@ -27,6 +27,12 @@ class Towers(nn.Module):
     def embed(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """Embed the prepared inputs of every modality: name -> [B, d]."""
         return {name: self.heads[name](self.encoders[name](batch[name]).pooled) for name in self.encoders}
+
+    def parts(self) -> tuple[dict[str, Encoder], dict[str, nn.Module]]:
+        """Encoders and heads by modality, as `Space` takes them."""
+        return {name: cast(Encoder, encoder) for name, encoder in self.encoders.items()}, dict(
+            self.heads.items()
+        )
 
 
 def linear_towers(encoders: Mapping[str, Encoder], dim: int) -> Towers:

@@ -115,7 +115,9 @@ def _entry_of(node: ast.ClassDef, name: str, path: Path) -> Entry:
     arguments: list[tuple[ast.arg, ast.expr | None]] = []
     for item in node.body:
         target = item.targets[0] if isinstance(item, ast.Assign) else getattr(item, "target", None)
-        if getattr(target, "id", None) == "reads" and isinstance(value := getattr(item, "value", None), ast.Dict):
+        if getattr(target, "id", None) == "reads" and isinstance(
+            value := getattr(item, "value", None), ast.Dict
+        ):
             reads = {
                 ast.literal_eval(key): ast.unparse(kind)
                 for key, kind in zip(value.keys, value.values, strict=True)

@@ -20,7 +20,7 @@ from nearfar.verbs.fitting import fit_rows
 from nearfar.views.image import image_views
 
 ROWS = 5000
-SETTINGS = {"epochs": 10.0, "batch_size": 256, "learning_rate": 3e-3, "on_collapse": "warn"}
+SETTINGS: dict[str, Any] = {"epochs": 10.0, "batch_size": 256, "learning_rate": 3e-3, "on_collapse": "warn"}
 CONTRAST = {"align_weight": 0.0, "uniform_weight": 0.0, "contrast_weight": 1.0}
 ARMS: dict[str, dict[str, Any]] = {
     "align + uniform": {},
@@ -46,11 +46,11 @@ def experiment(data: DataFolder) -> Experiment:
                 encoder="tiny",
                 hyperparameters={"dim": 64, **hyperparameters},
                 seed=seed,
-                **SETTINGS,  # type: ignore[arg-type]
+                **SETTINGS,
             ).method
             assert isinstance(made, AlignUniform)
             features = Space({"image": made.encoder})  # the probes look before the head
-            train_x, test_x = features.encode(training.column("example")), features.encode(test.column("image"))
+            train_x, test_x = features.encode(training.column("image")), features.encode(test.column("image"))
             train_y, test_y = np.array(training.column("label")), np.array(test.column("label"))
             one, two = _test_pairs(made, test.column("image"))
             return {
@@ -68,12 +68,27 @@ def experiment(data: DataFolder) -> Experiment:
         claims=(
             Claim("both together beat alignment alone", "align + uniform", "align only", "probe accuracy"),
             Claim("both together beat uniformity alone", "align + uniform", "uniform only", "probe accuracy"),
-            Claim("alignment alone collapses: its uniformity is worse", "align only", "align + uniform", "uniformity"),
+            Claim(
+                "alignment alone collapses: its uniformity is worse",
+                "align only",
+                "align + uniform",
+                "uniformity",
+            ),
             Claim("uniformity alone does not align", "uniform only", "align + uniform", "alignment"),
-            Claim("both together beat the contrastive loss at 0.07", "align + uniform", "contrast 0.07", "probe accuracy"),
-            Claim("both together beat the contrastive loss at 0.5", "align + uniform", "contrast 0.5", "probe accuracy"),
+            Claim(
+                "both together beat the contrastive loss at 0.07",
+                "align + uniform",
+                "contrast 0.07",
+                "probe accuracy",
+            ),
+            Claim(
+                "both together beat the contrastive loss at 0.5",
+                "align + uniform",
+                "contrast 0.5",
+                "probe accuracy",
+            ),
         ),
-        examples=dict.fromkeys(ARMS, int(ROWS * SETTINGS["epochs"])),  # type: ignore[operator, call-overload]
+        examples=dict.fromkeys(ARMS, int(ROWS * SETTINGS["epochs"])),
         deviations=(
             "5,000 CIFAR-10 pictures at 16 x 16 in place of STL-10; a small network with group norm, AdamW, 10 epochs",
             "the language half of the paper (sentence vectors) is not run",
@@ -89,6 +104,7 @@ def _test_pairs(made: AlignUniform, pictures: list[Any]) -> tuple[np.ndarray, np
     pixels = made.encoder.prepare(pictures)["pixels"]
     views = image_views(pixels, torch.Generator().manual_seed(0), n=2, **made.views)
     one, two = (
-        torch.cat([made.head(made.encoder({"pixels": part}).pooled) for part in view.split(500)]) for view in views
+        torch.cat([made.head(made.encoder({"pixels": part}).pooled) for part in view.split(500)])
+        for view in views
     )
     return nn.functional.normalize(one, dim=-1).numpy(), nn.functional.normalize(two, dim=-1).numpy()

@@ -22,7 +22,9 @@ def cifar_tables(data: DataFolder, training_rows: int) -> tuple[Table, Table]:
     """
     frame = pd.read_parquet(data.file("cifar10_subset/cifar10_subset.parquet"))
     train = frame[frame["split"] == "train"].groupby("label").head(training_rows // 10)
-    return _table(train, "cifar10 training pictures"), _table(frame[frame["split"] == "test"], "cifar10 test pictures")
+    return _table(train, "cifar10 training pictures"), _table(
+        frame[frame["split"] == "test"], "cifar10 test pictures"
+    )
 
 
 def _table(frame: pd.DataFrame, name: str) -> Table:

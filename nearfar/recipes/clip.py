@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from nearfar.experiment import Claim, DataFolder, Experiment
 from nearfar.measures.modality import modality_gap
 from nearfar.measures.retrieval import retrieval_metrics
@@ -10,7 +12,7 @@ from nearfar.space import Space
 from nearfar.verbs.building import build_method
 from nearfar.verbs.fitting import fit_rows
 
-SETTINGS = {"steps": 600, "batch_size": 128, "learning_rate": 1e-3}
+SETTINGS: dict[str, Any] = {"steps": 600, "batch_size": 128, "learning_rate": 1e-3}
 ENCODERS = {"image": "tiny", "text": "tiny"}
 
 
@@ -28,18 +30,27 @@ def experiment(data: DataFolder) -> Experiment:
         }
 
     def untrained(seed: int) -> dict[str, float]:
-        return figures(build_method("clip", training, encoder=ENCODERS, hyperparameters={"dim": 64}, seed=seed).space())
+        return figures(
+            build_method("clip", training, encoder=ENCODERS, hyperparameters={"dim": 64}, seed=seed).space()
+        )
 
     def trained(seed: int) -> dict[str, float]:
-        made = fit_rows("clip", training, encoder=ENCODERS, hyperparameters={"dim": 64}, seed=seed, **SETTINGS)  # type: ignore[arg-type]
+        made = fit_rows(
+            "clip", training, encoder=ENCODERS, hyperparameters={"dim": 64}, seed=seed, **SETTINGS
+        )
         return figures(made.method.space())
 
     return Experiment(
         data={"two artists": training.fingerprint, "third artist": held_out.fingerprint},
         arms={"untrained": untrained, "clip": trained},
         claims=(
-            Claim("CLIP finds the picture of an unseen artist by the emoji's name", "clip", "untrained", "recall@10 text to image"),
+            Claim(
+                "CLIP finds the picture of an unseen artist by the emoji's name",
+                "clip",
+                "untrained",
+                "recall@10 text to image",
+            ),
         ),
-        examples={"clip": SETTINGS["steps"] * SETTINGS["batch_size"]},  # type: ignore[operator]
+        examples={"clip": SETTINGS["steps"] * SETTINGS["batch_size"]},
         deviations=("a baseline: emoji and small encoders from scratch; no claim of the paper is tested",),
     )

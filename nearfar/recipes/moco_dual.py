@@ -16,7 +16,7 @@ from nearfar.recipes.cifar import cifar_tables
 from nearfar.verbs.fitting import fit_rows
 
 ROWS = 5000
-SETTINGS = {"epochs": 12.0, "batch_size": 128, "learning_rate": 2e-3}
+SETTINGS: dict[str, Any] = {"epochs": 12.0, "batch_size": 128, "learning_rate": 2e-3}
 MOCO = {"dim": 128, "queue": 4096, "momentum": 0.99, "temperature": 0.1, "hardest": 0}
 ARMS: dict[str, dict[str, Any]] = {
     "moco": {**MOCO, "lam": 1.0},
@@ -35,7 +35,7 @@ def experiment(data: DataFolder) -> Experiment:
     def trained(hyperparameters: dict[str, Any]) -> Callable[[int], dict[str, float]]:
         def run(seed: int) -> dict[str, float]:
             made = fit_rows(
-                "moco-dual", training, encoder="tiny", hyperparameters=hyperparameters, seed=seed, **SETTINGS  # type: ignore[arg-type]
+                "moco-dual", training, encoder="tiny", hyperparameters=hyperparameters, seed=seed, **SETTINGS
             ).method
             assert isinstance(made, MoCoDual)
             space = made.space()
@@ -53,11 +53,23 @@ def experiment(data: DataFolder) -> Experiment:
         data={"training": training.fingerprint, "test": test.fingerprint},
         arms={name: trained(hyperparameters) for name, hyperparameters in ARMS.items()},
         claims=(
-            Claim("dual view with the hardest negatives beats MoCo", "dual view, hardest 256", "moco", "knn-20 accuracy"),
+            Claim(
+                "dual view with the hardest negatives beats MoCo",
+                "dual view, hardest 256",
+                "moco",
+                "knn-20 accuracy",
+            ),
             Claim("the dual view alone beats MoCo", "dual view", "moco", "knn-20 accuracy"),
             Claim("the hardest negatives alone beat MoCo", "hardest 256", "moco", "knn-20 accuracy"),
-            Claim("the hardest negatives are more often false ones", "hardest 256", "moco", "false negatives"),
-            Claim("encoding both views with both networks beats MoCo", "symmetric form", "moco", "knn-20 accuracy"),
+            Claim(
+                "the hardest negatives are more often false ones", "hardest 256", "moco", "false negatives"
+            ),
+            Claim(
+                "encoding both views with both networks beats MoCo",
+                "symmetric form",
+                "moco",
+                "knn-20 accuracy",
+            ),
         ),
         examples=dict.fromkeys(ARMS, int(ROWS * SETTINGS["epochs"])),
         seeds=5,
@@ -79,7 +91,9 @@ def _false_negatives(made: MoCoDual, pictures: list[Any], labels: np.ndarray) ->
     encoder, head = made.teacher.model.children()
     inputs = made.encoder.prepare(pictures)
     unit = torch.nn.functional.normalize
-    keys = torch.cat([unit(head(encoder({"pixels": part}).pooled), dim=-1) for part in inputs["pixels"][:size].split(500)])
+    keys = torch.cat(
+        [unit(head(encoder({"pixels": part}).pooled), dim=-1) for part in inputs["pixels"][:size].split(500)]
+    )
     anchors = unit(made.head(made.encoder({"pixels": inputs["pixels"][size : size + 500]}).pooled), dim=-1)
     cosines = (anchors @ keys.T).numpy()
     chosen = np.argsort(-cosines, axis=1)[:, made.skip : made.skip + (made.hardest or size)]

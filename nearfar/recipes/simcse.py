@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -22,7 +23,7 @@ from nearfar.training.trainer import train
 
 TEXTS = 20_000
 PAIRS = 20_000
-SETTINGS = {"epochs": 1.0, "batch_size": 64, "learning_rate": 1e-4, "on_collapse": "warn"}
+SETTINGS: dict[str, Any] = {"epochs": 1.0, "batch_size": 64, "learning_rate": 1e-4, "on_collapse": "warn"}
 
 
 def experiment(data: DataFolder) -> Experiment:
@@ -52,7 +53,11 @@ def experiment(data: DataFolder) -> Experiment:
         return run
 
     return Experiment(
-        data={"training texts": texts.fingerprint, "training pairs": pairs.fingerprint, **_fingerprints(tests)},
+        data={
+            "training texts": texts.fingerprint,
+            "training pairs": pairs.fingerprint,
+            **_fingerprints(tests),
+        },
         arms={
             "untrained cls": untrained("cls"),
             "untrained mean": untrained("mean"),
@@ -62,14 +67,38 @@ def experiment(data: DataFolder) -> Experiment:
             "simcse supervised": trained(pairs),
         },
         claims=(
-            Claim("SimCSE beats the CLS vector of the encoder it starts from on STS-B", "simcse", "untrained cls", "sts-b"),
-            Claim("dropout twins beat identical views without dropout on STS-B", "simcse", "simcse without dropout", "sts-b"),
-            Claim("dropout twins beat twins that share one mask on STS-B", "simcse", "simcse same mask", "sts-b"),
-            Claim("SimCSE spreads the space: uniformity falls", "simcse", "untrained cls", "uniformity", "lower"),
-            Claim("SimCSE beats mean pooling of the encoder it starts from on STS-B", "simcse", "untrained mean", "sts-b"),
+            Claim(
+                "SimCSE beats the CLS vector of the encoder it starts from on STS-B",
+                "simcse",
+                "untrained cls",
+                "sts-b",
+            ),
+            Claim(
+                "dropout twins beat identical views without dropout on STS-B",
+                "simcse",
+                "simcse without dropout",
+                "sts-b",
+            ),
+            Claim(
+                "dropout twins beat twins that share one mask on STS-B", "simcse", "simcse same mask", "sts-b"
+            ),
+            Claim(
+                "SimCSE spreads the space: uniformity falls", "simcse", "untrained cls", "uniformity", "lower"
+            ),
+            Claim(
+                "SimCSE beats mean pooling of the encoder it starts from on STS-B",
+                "simcse",
+                "untrained mean",
+                "sts-b",
+            ),
             Claim("real pairs beat dropout twins on STS-B", "simcse supervised", "simcse", "sts-b"),
         ),
-        examples={"simcse": TEXTS, "simcse without dropout": TEXTS, "simcse same mask": TEXTS, "simcse supervised": PAIRS},
+        examples={
+            "simcse": TEXTS,
+            "simcse without dropout": TEXTS,
+            "simcse same mask": TEXTS,
+            "simcse supervised": PAIRS,
+        },
         deviations=(
             "three-layer encoder of width 128 in place of BERT-base, 20,000 sentences in place of a million",
             "learning rate 1e-4 for the small encoder; the last weights are kept, not the best on STS-B dev",
@@ -102,7 +131,10 @@ def _tests(data: DataFolder) -> dict[str, pd.DataFrame]:
     stsb = pd.read_parquet(data.file("stsb_multi/stsb_multi.parquet"))
     sick = pd.read_parquet(data.file("sick/sick.parquet"))
     stsb = stsb[(stsb["lang"] == "en") & (stsb["split"] == "test")]
-    return {"sts-b": stsb.reset_index(drop=True), "sick-r": sick[sick["split"] == "test"].reset_index(drop=True)}
+    return {
+        "sts-b": stsb.reset_index(drop=True),
+        "sick-r": sick[sick["split"] == "test"].reset_index(drop=True),
+    }
 
 
 def _fingerprints(tests: dict[str, pd.DataFrame]) -> dict[str, str]:
@@ -116,14 +148,12 @@ def _fingerprints(tests: dict[str, pd.DataFrame]) -> dict[str, str]:
 
 def _set_dropout(encoder: nn.Module, share: float) -> None:
     for module in encoder.modules():
-        if isinstance(module, nn.Dropout):
+        if isinstance(module, nn.Dropout):  # that of attention weights is one too
             module.p = share
-        if hasattr(module, "dropout_prob"):  # attention weights have their own
-            module.dropout_prob = share
 
 
 def _fitted(method: Method, table: Table, seed: int) -> Space:
-    train(method, table, Settings(seed=seed, **SETTINGS))  # type: ignore[arg-type]
+    train(method, table, Settings(seed=seed, **SETTINGS))
     return method.space()
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -20,7 +21,13 @@ from nearfar.experiment import DataFolder
 from nearfar.files import atomic_folder
 from nearfar.verbs.fitting import fit_rows
 
-SETTINGS = {"steps": 4000, "batch_size": 64, "learning_rate": 5e-4, "max_length": 32, "seed": 0}
+SETTINGS: dict[str, Any] = {
+    "steps": 4000,
+    "batch_size": 64,
+    "learning_rate": 5e-4,
+    "max_length": 32,
+    "seed": 0,
+}
 VERSION = 1
 """Raised when this recipe changes, so that cached encoders of the old one are not taken."""
 
@@ -57,6 +64,6 @@ def tiny_mlm(data: DataFolder) -> TransformerText:
 
 def _train(texts: list[str], place: Path) -> None:
     table = Table.from_columns({"text": texts}, name="captions and Wikipedia sentences")
-    fitted = fit_rows("mlm", table, encoder="tiny", **SETTINGS)  # type: ignore[arg-type]
+    fitted = fit_rows("mlm", table, encoder="tiny", **SETTINGS)
     with atomic_folder(place, replace=True) as folder:
         fitted.method.encoders()[0].save(folder)

@@ -27,7 +27,8 @@ def model_card(card: Mapping[str, Any]) -> str:
         "",
         entry.summary,
         "",
-        f"Trained on {data['training_rows']:,} rows of `{card['table']}` (fingerprint `{data['training_fingerprint']}`), "
+        f"Trained on {data['training_rows']:,} rows of `{card['table']}` "
+        f"(fingerprint `{data['training_fingerprint']}`), "
         f"columns {_columns(card['columns'])}; {card['steps']:,} steps in {card['seconds']:,} seconds.",
     ]
     if card["measures"]:

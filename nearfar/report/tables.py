@@ -8,7 +8,10 @@ def table(heading: list[str], rows: list[list[str]], right: int = 1, left: tuple
     widths = [max(len(row[i]) for row in [heading, *rows]) for i in range(len(heading))]
 
     def line(cells: list[str]) -> str:
-        parts = [c.rjust(w) if i >= right and i not in left else c.ljust(w) for i, (c, w) in enumerate(zip(cells, widths, strict=True))]
+        parts = [
+            c.rjust(w) if i >= right and i not in left else c.ljust(w)
+            for i, (c, w) in enumerate(zip(cells, widths, strict=True))
+        ]
         return "  ".join(parts).rstrip()
 
     return "\n".join([line(heading), line(["-" * width for width in widths]), *map(line, rows)])

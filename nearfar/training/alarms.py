@@ -100,7 +100,9 @@ def not_finite(
     if folder is not None:
         failure = folder / "failure"
         failure.mkdir(parents=True, exist_ok=True)
-        weights = {name: value.detach().cpu().contiguous().clone() for name, value in method.state_dict().items()}
+        weights = {
+            name: value.detach().cpu().contiguous().clone() for name, value in method.state_dict().items()
+        }
         save_file(weights, failure / "method.safetensors")
         write_json(failure / "failure.json", {**facts, "not_finite": bad})
         where = f" What replays it (weights, step, rows, seed) is in {failure}."

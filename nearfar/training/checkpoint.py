@@ -60,7 +60,9 @@ def load_checkpoint(place: Path, method: nn.Module, optimiser: torch.optim.Optim
         state["state"] = _unflatten(load_file(place / "optimiser.safetensors"), numbers)
         optimiser.load_state_dict(state)
     except (RuntimeError, ValueError, KeyError) as different:
-        raise ArtefactError(f"{place} does not fit this run (other method, encoder or settings?): {different}") from None
+        raise ArtefactError(
+            f"{place} does not fit this run (other method, encoder or settings?): {different}"
+        ) from None
     return progress
 
 
@@ -74,11 +76,14 @@ def _detached(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _flatten(state: dict[int, dict[str, Any]]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    tensors, numbers = {}, {}
+    tensors: dict[str, Tensor] = {}
+    numbers: dict[str, Any] = {}
     for parameter, values in state.items():
         for name, value in values.items():
-            place = tensors if isinstance(value, Tensor) else numbers
-            place[f"{parameter}.{name}"] = value.detach().cpu().clone() if isinstance(value, Tensor) else value
+            if isinstance(value, Tensor):
+                tensors[f"{parameter}.{name}"] = value.detach().cpu().clone()
+            else:
+                numbers[f"{parameter}.{name}"] = value
     return tensors, numbers
 
 

@@ -80,7 +80,9 @@ def cached_backward(
             states.append(RandomState())
             embedded.append(embed(piece))
     z = {
-        name: torch.cat([part[name] for part in embedded]).detach().requires_grad_(embedded[0][name].is_floating_point())
+        name: torch.cat([part[name] for part in embedded])
+        .detach()
+        .requires_grad_(embedded[0][name].is_floating_point())
         for name in embedded[0]
     }
     after = RandomState()

@@ -25,7 +25,10 @@ def make_optimiser(module: nn.Module, settings: Settings) -> torch.optim.AdamW:
         decay = 0.0 if spared else settings.weight_decay
         groups[getattr(parameter, "lr_mult", 1.0), decay].append(parameter)
     return torch.optim.AdamW(
-        [{"params": found, "lr_mult": mult, "weight_decay": decay} for (mult, decay), found in groups.items()],
+        [
+            {"params": found, "lr_mult": mult, "weight_decay": decay}
+            for (mult, decay), found in groups.items()
+        ],
         lr=settings.learning_rate,
     )
 

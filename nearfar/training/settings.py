@@ -65,7 +65,9 @@ class Settings:
         if not 0 <= self.warmup < 1:
             raise ArgumentError(f"warmup is a share of the steps, at least 0 and below 1, not {self.warmup}")
         if (self.patience or self.watch) and not self.measure_every:
-            raise ArgumentError("watch and patience need measure_every: training must be measured to be stopped")
+            raise ArgumentError(
+                "watch and patience need measure_every: training must be measured to be stopped"
+            )
 
     def total_steps(self, rows: int) -> int:
         """Optimiser steps for a table of `rows` rows."""

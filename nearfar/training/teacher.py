@@ -34,5 +34,5 @@ class EMATeacher(nn.Module):
         """Move towards the student."""
         for own, new in zip(self.model.parameters(), student.parameters(), strict=True):
             own.lerp_(new, 1 - self.decay)
-        for own, new in zip(self.model.buffers(), student.buffers(), strict=True):
-            own.copy_(new)
+        for kept, now in zip(self.model.buffers(), student.buffers(), strict=True):
+            kept.copy_(now)

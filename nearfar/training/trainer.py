@@ -8,11 +8,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.wrappers import _FabricOptimizer
 from torch import Tensor
 
 from nearfar.batching.order import batch_of, batches_per_epoch, epoch_order
@@ -115,16 +116,20 @@ class _Trainer:
         require_rows(table, settings.batch_size)
         self.fabric = fabric or make_fabric(settings)
         if settings.batch_size % process_count():
-            raise ArgumentError(f"batch_size {settings.batch_size} cannot be shared by {process_count()} processes")
+            raise ArgumentError(
+                f"batch_size {settings.batch_size} cannot be shared by {process_count()} processes"
+            )
         self.cut = type(method).loss is Method.loss
         if settings.cache_chunk and not self.cut:
-            raise ArgumentError(f"{type(method).__name__} computes its loss in one piece: it cannot use cache_chunk")
+            raise ArgumentError(
+                f"{type(method).__name__} computes its loss in one piece: it cannot use cache_chunk"
+            )
         self.method, self.table, self.settings, self.folder = method, table, settings, folder
         self.evaluate = evaluate
         method.to(self.fabric.device)
         self.steps = settings.total_steps(len(table))
         self.optimiser = make_optimiser(method, settings)
-        self.prepared_optimiser = self.fabric.setup_optimizers(self.optimiser)
+        self.prepared_optimiser = cast(_FabricOptimizer, self.fabric.setup_optimizers(self.optimiser))
         self.alarm = CollapseAlarm(settings.on_collapse)
         self.watch = Watch(settings.watch, watch_better, settings.patience)
         self.run_so_far = Run()
@@ -255,7 +260,9 @@ class _Trainer:
         limit = self.settings.clip_norm or math.inf
         if self.settings.precision == "16-mixed":
             # The scaler skips steps with infinite gradients by itself: only the clipping is left to do.
-            self.fabric.clip_gradients(self.method, self.prepared_optimiser, max_norm=limit, error_if_nonfinite=False)
+            self.fabric.clip_gradients(
+                self.method, self.prepared_optimiser, max_norm=limit, error_if_nonfinite=False
+            )
             return torch.zeros(())
         return torch.nn.utils.clip_grad_norm_(self.method.parameters(), limit)
 

@@ -38,12 +38,16 @@ class Watch:
         if self.name is None:
             return False
         if self.name not in measured:
-            raise ArgumentError(f"watch {self.name!r} is not measured on this table; measured are: {', '.join(measured)}")
+            raise ArgumentError(
+                f"watch {self.name!r} is not measured on this table; measured are: {', '.join(measured)}"
+            )
         value = measured[self.name]
         gain = None if self.best is None else (value - self.best) * (1 if self.better == "higher" else -1)
         if gain is None or gain > 0:
             self.best, self.step, self.worse = value, step, 0
-            self._weights = {key: tensor.detach().cpu().clone() for key, tensor in method.state_dict().items()}
+            self._weights = {
+                key: tensor.detach().cpu().clone() for key, tensor in method.state_dict().items()
+            }
             return False
         self.worse += 1
         return bool(self.patience) and self.worse >= self.patience

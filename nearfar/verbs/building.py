@@ -10,13 +10,15 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import numpy as np
 import torch
 
-from nearfar.data.kinds import Kind, Reading, accepted
+from nearfar.data.checks import require_labels
+from nearfar.data.kinds import Kind, Label, Reading, accepted
 from nearfar.data.table import Table
 from nearfar.encoders import make_encoder
-from nearfar.errors import ArgumentError
+from nearfar.errors import ArgumentError, TableError
 from nearfar.method import Method
 from nearfar.methods import entry, method_class
 from nearfar.verbs.measure import ENCODED, MEASURED
+
 
 def reads_of(name: str) -> dict[str, Reading]:
     """What to map of a table to train and measure a method."""
@@ -44,7 +46,9 @@ def hyperparameters_of(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
 def _converted(name: str, value: Any, annotation: Any) -> Any:
     if get_origin(annotation) is Literal:
         if value not in get_args(annotation):
-            raise ArgumentError(f"{name} must be one of {', '.join(map(repr, get_args(annotation)))}, not {value!r}")
+            raise ArgumentError(
+                f"{name} must be one of {', '.join(map(repr, get_args(annotation)))}, not {value!r}"
+            )
         return value
     if annotation is bool and isinstance(value, str):
         if value.lower() not in {"true", "false", "yes", "no", "1", "0"}:
@@ -103,6 +107,9 @@ def build_method(
         max_length: tokens read of a text; None keeps the encoder's own limit.
     """
     cls = method_class(name)
+    for role in cls.reads:
+        if table.kinds.get(role) is Label:
+            require_labels(table, role)
     values = hyperparameters_of(name, hyperparameters or {})
     random.seed(seed)
     np.random.seed(seed % 2**32)
@@ -134,9 +141,18 @@ def _mismatch(cls: type[Method], argument: str, encoder: Any) -> str | None:
 
 def _kind_for(argument: str, cls: type[Method], table: Table) -> tuple[type[Kind], str]:
     """The kind of column that an encoder argument reads, and the role it is taken from."""
-    roles = [argument] if argument in cls.reads else [role for role in cls.reads if role in table.kinds]
+    roles = [argument] if argument in cls.reads else list(cls.reads)
     for role in roles:
         if table.kinds.get(role) in ENCODED:
             return table.kinds[role], role
-    kinds = " or ".join(kind.name for role in roles for kind in accepted(cls.reads[role])[0])
-    raise ArgumentError(f"no column of kind {kinds or 'text'} for the encoder {argument!r}")
+    kinds = " or ".join(
+        dict.fromkeys(kind.name for role in cls.reads for kind in accepted(cls.reads[role])[0])
+    )
+    columns = ", ".join(
+        f"{name} ({kind.name if kind else 'nested'})" for name, kind in table.raw_columns.items()
+    )
+    role = next(iter(cls.reads))
+    raise TableError(
+        f"{table.name} has no column that the method knows to read as {kinds}. Its columns are: {columns}. "
+        f"Name one with --column {role}=NAME"
+    )

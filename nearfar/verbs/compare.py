@@ -71,7 +71,8 @@ def compare(
     from the same weights; so differences are taken within a seed and their 95% interval over the seeds.
 
     Args:
-        methods: names from `nearfar methods`; the first is the one that the others are held against.
+        methods: names from `nearfar methods`; the first is the one that the others are held against. On the
+            command line the table comes after them: METHOD METHOD ... TABLE.
         table: a table or its source, with what all of the methods read.
         seeds: how many.
         measure: what to compare by; None takes the most telling one that the table allows.
@@ -100,11 +101,19 @@ def compare(
     if isinstance(measure_on, (str, Path)):
         measure_on = read_table(str(measure_on), on_bad_row=on_bad_row)
     settings = {
-        "encoder": encoder, "max_length": max_length, "steps": steps, "epochs": epochs,
-        "batch_size": batch_size, "learning_rate": learning_rate,
+        "encoder": encoder,
+        "max_length": max_length,
+        "steps": steps,
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
     }
-    data = {"table": table.name, "fingerprint": table.fingerprint, "holdout_share": holdout_share,
-            "measured_on": None if measure_on is None else measure_on.fingerprint}
+    data = {
+        "table": table.name,
+        "fingerprint": table.fingerprint,
+        "holdout_share": holdout_share,
+        "measured_on": None if measure_on is None else measure_on.fingerprint,
+    }
     folder = None if out is None else Path(out)
     runs: dict[tuple[str, int], dict[str, Any]] = {}
     with progress("comparing", len(methods) * seeds) as shown:
@@ -162,15 +171,22 @@ def _compared(
     first = runs[methods[0], 0]
     measure = measure or first["primary"]
     if measure not in first["after"]:
-        raise ArgumentError(f"measure {measure!r} was not taken; there are: {', '.join(sorted(first['after']))}")
+        raise ArgumentError(
+            f"measure {measure!r} was not taken; there are: {', '.join(sorted(first['after']))}"
+        )
     names = [name for name in first["after"] if all(name in run["after"] for run in runs.values())]
     values = {
         method: {name: [runs[method, seed]["after"][name] for seed in range(seeds)] for name in names}
         for method in methods
     }
-    starts = [{method: runs[method, seed]["before"].get(measure) for method in methods} for seed in range(seeds)]
+    starts = [
+        {method: runs[method, seed]["before"].get(measure) for method in methods} for seed in range(seeds)
+    ]
     if all(len(set(start.values())) == 1 for start in starts):
-        values = {"before": {n: [runs[methods[0], s]["before"][n] for s in range(seeds)] for n in names}, **values}
+        values = {
+            "before": {n: [runs[methods[0], s]["before"][n] for s in range(seeds)] for n in names},
+            **values,
+        }
     against = values[methods[0]]
     differences = {
         method: {name: paired_interval(values[method][name], against[name])._asdict() for name in names}
@@ -178,7 +194,9 @@ def _compared(
         if method != methods[0]
     }
     seconds = {method: [runs[method, seed]["seconds"] for seed in range(seeds)] for method in methods}
-    return Comparison(methods, measure, first["better"][measure], values, differences, seconds, {**facts, "seeds": seeds})
+    return Comparison(
+        methods, measure, first["better"][measure], values, differences, seconds, {**facts, "seeds": seeds}
+    )
 
 
 def _draw(result: Comparison, folder: Path) -> None:
@@ -205,10 +223,22 @@ def as_text(result: Comparison) -> str:
             row += ["", "", "the others are held against it"]
         else:
             gap = result.differences[method][result.measure]
-            row += [f"{gap['mean']:+.4f}", f"{gap['low']:+.4f} to {gap['high']:+.4f}", _verdict(gap, result.better)]
+            row += [
+                f"{gap['mean']:+.4f}",
+                f"{gap['low']:+.4f} to {gap['high']:+.4f}",
+                _verdict(gap, result.better),
+            ]
         seconds = result.seconds.get(method)
         rows.append([*row[:5], f"{sum(seconds) / len(seconds):.0f} s" if seconds else "", row[5]])
-    heading = ["method", result.measure, "95% interval", f"minus {result.methods[0]}", "95% interval", "time", "so it is"]
+    heading = [
+        "method",
+        result.measure,
+        "95% interval",
+        f"minus {result.methods[0]}",
+        "95% interval",
+        "time",
+        "so it is",
+    ]
     return table(heading, rows, right=1, left=(6,))
 
 

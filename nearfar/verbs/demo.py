@@ -101,7 +101,16 @@ def demo(*, out: Path | str = "nearfar-demo", seed: int = 0, steps: int = STEPS)
     report = out / "report.html"
     _write_report(report, fitting, bm25)
     clock.lap("report")
-    return Demo((len(training), len(held_out)), bm25, fitting.before, fitting.after, answers, clock.laps, out / "space", report)
+    return Demo(
+        (len(training), len(held_out)),
+        bm25,
+        fitting.before,
+        fitting.after,
+        answers,
+        clock.laps,
+        out / "space",
+        report,
+    )
 
 
 class _Clock:
@@ -152,12 +161,15 @@ def _write_report(report: Path, fitting: Fitting, bm25: dict[str, float]) -> Non
     assert fitting.embedded is not None
     old, new = (gather_evidence(*rows) for rows in fitting.embedded)
     notes = [
-        f"BM25, which matches words, reaches MRR@10 {bm25['mrr@10']:.3f} and Recall@10 {bm25['recall@10']:.3f} on the same rows.",
+        f"BM25, which matches words, reaches MRR@10 {bm25['mrr@10']:.3f} and Recall@10 {bm25['recall@10']:.3f} "
+        "on the same rows.",
         "Each query is the first paragraph of a docstring; the key is the source of the function without it. No module "
         "is on both sides of the split.",
         *fitting.notes,
     ]
-    page = measure_page(fitting.before, fitting.after, old, new, notes, "Code search: before and after fitting")
+    page = measure_page(
+        fitting.before, fitting.after, old, new, notes, "Code search: before and after fitting"
+    )
     with atomic_file(report) as temporary:
         temporary.write_text(page, encoding="utf-8")
 
@@ -172,11 +184,17 @@ def as_text(result: Demo) -> str:
 
     rows = [
         row("BM25 (words)", result.bm25["mrr@10"], result.bm25["recall@10"], None),
-        row("MiniLM as shipped", result.before["mrr@10"].value, result.before["recall@10"].value, result.before),
+        row(
+            "MiniLM as shipped",
+            result.before["mrr@10"].value,
+            result.before["recall@10"].value,
+            result.before,
+        ),
         row("fitted space", result.after["mrr@10"].value, result.after["recall@10"].value, result.after),
     ]
     lines = [
-        f"{result.rows[1]:,} held-out functions of modules that training did not see ({result.rows[0]:,} pairs trained on)",
+        f"{result.rows[1]:,} held-out functions of modules that training did not see "
+        f"({result.rows[0]:,} pairs trained on)",
         "",
         table(["", "MRR@10", "Recall@10", "alignment", "uniformity"], rows),
         "(alignment: lower is closer pairs; uniformity: lower is better spread)",

@@ -72,10 +72,14 @@ def _readable(space: Space, table: Table) -> dict[str, str]:
     """Role -> modality for every role of the table that the space reads."""
     kinds = {encoder.kind for encoder in space.encoders.values()}
     first = table.rows([0])
-    found = {role: space.modality_for(role, first[role][0]) for role, kind in table.kinds.items() if kind in kinds}
+    found = {
+        role: space.modality_for(role, first[role][0]) for role, kind in table.kinds.items() if kind in kinds
+    }
     if not found:
         columns = ", ".join(f"{role} ({kind.name})" for role, kind in table.kinds.items())
-        raise ArgumentError(f"the space encodes {', '.join(space.modalities)}; {table.name} has {columns or 'no such column'}")
+        raise ArgumentError(
+            f"the space encodes {', '.join(space.modalities)}; {table.name} has {columns or 'no such column'}"
+        )
     return found
 
 
@@ -85,7 +89,8 @@ def _parts_folder(out: Path, space: Space, table: Table, overwrite: bool) -> Pat
     if (parts / "identity.json").exists() and read_json(parts / "identity.json") != identity:
         if not overwrite:
             raise ArtefactError(
-                f"{parts} holds the beginning of another embedding (another space or table): remove it, or pass --overwrite"
+                f"{parts} holds the beginning of another embedding (another space or table): remove it, or pass "
+                "--overwrite"
             )
         shutil.rmtree(parts)
     parts.mkdir(parents=True, exist_ok=True)

@@ -47,7 +47,7 @@ def fit(
     Args:
         method: a name from `nearfar methods`.
         table: a table or its source.
-        out: the space's folder; None keeps it in memory only.
+        out: the space's folder; in Python, None keeps it in memory only.
         encoder: what reads the raw data: a name, or argument -> name where the method has several.
         columns: role -> column, where names do not tell.
         on_bad_row: "error" or "skip".
@@ -107,20 +107,24 @@ def _claim(folder: Path, resume: bool, overwrite: bool) -> None:
         return
     if overwrite:
         if not any((folder / name).exists() for name in ("space.json", "run.json")):
-            raise ArtefactError(f"{folder} holds other things than a run of nearfar: it is not overwritten. Choose another folder")
+            raise ArtefactError(
+                f"{folder} holds other things than a run of nearfar: it is not overwritten. Choose another folder"
+            )
         shutil.rmtree(folder)
         folder.mkdir()
     elif (folder / "space.json").exists():
-        raise ArtefactError(f"{folder} holds a finished space: choose another folder, or pass --overwrite to replace it")
+        raise ArtefactError(
+            f"{folder} holds a finished space: choose another folder, or pass --overwrite to replace it"
+        )
     elif not (folder / "run.json").exists():
         raise ArtefactError(f"{folder} is not empty and holds no run of nearfar: choose another folder")
     elif not resume:
-        raise ArtefactError(f"{folder} holds an unfinished run: pass --resume to go on with it, or --overwrite to start anew")
+        raise ArtefactError(
+            f"{folder} holds an unfinished run: pass --resume to go on with it, or --overwrite to start anew"
+        )
 
 
-def _parts(
-    table: Table, share: float, seed: int, measure_on: Table | None
-) -> tuple[Table, Table | None]:
+def _parts(table: Table, share: float, seed: int, measure_on: Table | None) -> tuple[Table, Table | None]:
     """The rows to train on and the rows to measure on."""
     if not 0 <= share < 1:
         raise ArgumentError(f"holdout is a share of the rows, at least 0 and below 1, not {share}")

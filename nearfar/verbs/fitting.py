@@ -66,7 +66,9 @@ def fit_rows(
         epochs = 1.0
     checked = hyperparameters_of(method, hyperparameters or {})
     seed = int(settings.get("seed", 0))
-    made = build_method(method, training, encoder=encoder, hyperparameters=checked, seed=seed, max_length=max_length)
+    made = build_method(
+        method, training, encoder=encoder, hyperparameters=checked, seed=seed, max_length=max_length
+    )
     rate = learning_rate or (PRETRAINED_RATE if all(e.pretrained for e in made.encoders()) else SCRATCH_RATE)
     settled = Settings(steps=steps, epochs=epochs, learning_rate=rate, **settings)
     fabric = make_fabric(settled)
@@ -89,7 +91,9 @@ def fit_rows(
         training,
         settled,
         folder=folder,
-        evaluate=None if held_out is None else lambda: {n: m.value for n, m in _measured(made.space(), held_out)[0].items()},
+        evaluate=None
+        if held_out is None
+        else lambda: {n: m.value for n, m in _measured(made.space(), held_out)[0].items()},
         watch_better=before[settled.watch].better if settled.watch in before else "higher",
         resume=resume,
         fabric=fabric,
@@ -115,10 +119,12 @@ def _notes(training: Table, held_out: Table | None, settings: Settings, encoders
         notes.append(f"measured on {len(held_out):,} rows that training did not see")
     if settings.accumulate > 1:
         notes.append(
-            f"accumulation adds the gradients of {settings.accumulate} batches of {settings.batch_size}; each example still "
-            f"meets only the others of its own batch. For more negatives use --batch-size with --cache-chunk"
+            f"accumulation adds the gradients of {settings.accumulate} batches of {settings.batch_size}; each example "
+            f"still meets only the others of its own batch. For more negatives use --batch-size with --cache-chunk"
         )
     if (lost := len(training) % settings.batch_size) and settings.epochs is not None:
-        notes.append(f"{lost} rows are left over by batches of {settings.batch_size}: other ones in every epoch")
+        notes.append(
+            f"{lost} rows are left over by batches of {settings.batch_size}: other ones in every epoch"
+        )
     notes += [note for encoder in encoders if (note := encoder.note())]
     return notes

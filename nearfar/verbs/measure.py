@@ -72,14 +72,18 @@ def embedded(
         table = read_table(str(table), columns=columns, on_bad_row=on_bad_row)
     if isinstance(space, (str, Path)) and not _is_space(Path(space)):
         if table is not None:
-            raise ArgumentError(f"{space} is no space folder, so nothing can encode the table; measure the file alone")
+            raise ArgumentError(
+                f"{space} is no space folder, so nothing can encode the table; measure the file alone"
+            )
         table = _vector_table(str(space), columns or {}, on_bad_row)
         space = {role: np.stack(table.column(role)) for role, kind in table.kinds.items() if kind is Vector}
     if isinstance(space, np.ndarray):
         space = {"vector": space}
     if isinstance(space, Mapping):
         z = {role: np.asarray(vectors, dtype=np.float32) for role, vectors in space.items()}
-        others = {} if table is None else {r: _named(table, r) for r, k in table.kinds.items() if k not in ENCODED}
+        others = (
+            {} if table is None else {r: _named(table, r) for r, k in table.kinds.items() if k not in ENCODED}
+        )
         cells = {} if table is None else {r: table.column(r) for r, k in table.kinds.items() if k is Text}
         return z, others, cells
     if table is None:
@@ -93,7 +97,12 @@ def encoded(space: Space, table: Table, *, batch_size: int = 64) -> Embedded:
     others: dict[str, list[Any]] = {}
     cells: dict[str, list[Any]] = {}
     readable = {encoder.kind for encoder in space.encoders.values()}
+    taken: set[str] = set()
     for role, kind in table.kinds.items():
+        column = table.role_columns[role]
+        if kind in readable and column in taken:
+            continue  # one column under two roles would be its own perfect pair
+        taken.add(column)
         if kind in readable:
             cells[role] = table.column(role)
             modality = space.modality_for(role, cells[role][0])
@@ -117,7 +126,9 @@ def _vector_table(source: str, columns: Mapping[str, str], on_bad_row: OnBadRow)
     vectors |= {role: name for role, name in columns.items() if found.get(name) is Vector}
     if not vectors:
         known = ", ".join(f"{name} ({kind.name if kind else 'nested'})" for name, kind in found.items())
-        raise ArgumentError(f"{source} has no column of vectors, only {known}; to measure raw data give a space and a table")
+        raise ArgumentError(
+            f"{source} has no column of vectors, only {known}; to measure raw data give a space and a table"
+        )
     reads: dict[str, Reading] = {**dict.fromkeys(vectors, Vector), **MEASURED}
     return read_table(source, reads=reads, columns={**vectors, **columns}, on_bad_row=on_bad_row)
 
@@ -129,4 +140,6 @@ def _named(table: Table, role: str) -> list[Any]:
 
 
 def _is_space(folder: Path) -> bool:
-    return folder.is_dir() and any((folder / name).exists() for name in ("space.json", "modules.json", "config.json"))
+    return folder.is_dir() and any(
+        (folder / name).exists() for name in ("space.json", "modules.json", "config.json")
+    )

@@ -82,7 +82,9 @@ def load_experiment(method: str, data_dir: Path | str) -> Experiment:
     """
     module = f"nearfar.recipes.{method.replace('-', '_')}"
     if importlib.util.find_spec(module) is None:
-        raise ArgumentError(f"{method} has no experiment: add {module.replace('.', '/')}.py with a function experiment(data)")
+        raise ArgumentError(
+            f"{method} has no experiment: add {module.replace('.', '/')}.py with a function experiment(data)"
+        )
     return importlib.import_module(module).experiment(DataFolder(data_dir))
 
 
@@ -97,7 +99,9 @@ def _run_apart(method: str, arm: str, seed: int, data_dir: str) -> dict[str, Any
         answer = ours.recv()
     except EOFError:
         process.join()
-        raise NearfarError(f"arm {arm!r} of {method}, seed {seed}, ended without an answer (exit {process.exitcode})") from None
+        raise NearfarError(
+            f"arm {arm!r} of {method}, seed {seed}, ended without an answer (exit {process.exitcode})"
+        ) from None
     process.join()
     if "error" in answer:
         raise NearfarError(f"arm {arm!r} of {method}, seed {seed}: {answer['error']}")
@@ -115,24 +119,33 @@ def _run_here(answers: Connection, method: str, arm: str, seed: int, data_dir: s
         figures = run(seed)
         seconds = time.monotonic() - started
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        answers.send({"figures": figures, "seconds": seconds, "peak_mb": peak / 1024, "start_mb": start / 1024})
+        answers.send(
+            {"figures": figures, "seconds": seconds, "peak_mb": peak / 1024, "start_mb": start / 1024}
+        )
     except NearfarError as error:
         answers.send({"error": str(error)})
     finally:
         answers.close()
 
 
-def _result(method: str, experiment: Experiment, count: int, runs: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+def _result(
+    method: str, experiment: Experiment, count: int, runs: Mapping[str, dict[str, Any]]
+) -> dict[str, Any]:
     per_arm = {arm: [runs[f"{arm}/{seed}"] for seed in range(count)] for arm in experiment.arms}
     figures = {
-        arm: {name: [run["figures"][name] for run in done] for name in done[0]["figures"]} for arm, done in per_arm.items()
+        arm: {name: [run["figures"][name] for run in done] for name in done[0]["figures"]}
+        for arm, done in per_arm.items()
     }
     claims = [_judged(claim, figures) for claim in experiment.claims]
     verdicts = {claim["verdict"] for claim in claims}
     return {
         "method": method,
         "claim": claims[0]["words"],
-        "verdict": "contradicted" if "contradicted" in verdicts else "held" if verdicts == {"held"} else "not shown",
+        "verdict": "contradicted"
+        if "contradicted" in verdicts
+        else "held"
+        if verdicts == {"held"}
+        else "not shown",
         "claims": claims,
         "seeds": figures,
         "cost": {
@@ -177,16 +190,20 @@ def as_text(result: Mapping[str, Any]) -> str:
 
     names = list(dict.fromkeys(name for figures in result["seeds"].values() for name in figures))
     rows = [
-        [arm, *(number(sum(figures[n]) / len(figures[n])) if n in figures else "" for n in names),
-         f"{sum(result['cost'][arm]['seconds']) / len(result['cost'][arm]['seconds']):.0f}",
-         f"{max(result['cost'][arm]['peak_mb']):,}"]
+        [
+            arm,
+            *(number(sum(figures[n]) / len(figures[n])) if n in figures else "" for n in names),
+            f"{sum(result['cost'][arm]['seconds']) / len(result['cost'][arm]['seconds']):.0f}",
+            f"{max(result['cost'][arm]['peak_mb']):,}",
+        ]
         for arm, figures in result["seeds"].items()
     ]
     lines = [table(["arm (means over seeds)", *names, "seconds", "peak MB"], rows), ""]
     for claim in result["claims"]:
         low, high = claim["interval"]
         lines.append(
-            f"{claim['verdict'].upper()}: {claim['words']} ({claim['figure']}: {claim['arm']} minus {claim['baseline']} = "
+            f"{claim['verdict'].upper()}: {claim['words']} ({claim['figure']}: "
+            f"{claim['arm']} minus {claim['baseline']} = "
             f"{claim['mean_difference']:+.4f}, 95% interval {low:+.4f} to {high:+.4f})"
         )
     return "\n".join(lines)

@@ -53,7 +53,9 @@ def search_table(
         ArgumentError: the space cannot read the column or the queries.
     """
     if not isinstance(space, Space):
-        folder = Path(space) / "indexes" if folder is None and (Path(space) / "space.json").exists() else folder
+        folder = (
+            Path(space) / "indexes" if folder is None and (Path(space) / "space.json").exists() else folder
+        )
         space = Space.load(space)
     if not isinstance(table, Table):
         table = read_table(str(table), columns=columns, on_bad_row=on_bad_row)
@@ -63,20 +65,33 @@ def search_table(
     scores, ids = index.search(space.encode(queries, modality), k)
     answers = []
     for row_scores, row_ids in zip(scores, ids, strict=True):
-        cells = table.rows(row_ids.tolist())
-        numbers = table.row_numbers(row_ids.tolist())
+        cells = _by_name(table, table.rows(row_ids))
+        numbers = table.row_numbers(row_ids)
         answers.append(
             [
-                Hit(int(numbers[i]), float(row_scores[i]), {name: column[i] for name, column in cells.items()})
+                Hit(
+                    int(numbers[i]), float(row_scores[i]), {name: column[i] for name, column in cells.items()}
+                )
                 for i in range(len(row_ids))
             ]
         )
     return answers
 
 
+def _by_name(table: Table, cells: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    """The same cells with labels as their names."""
+    names = table.label_names
+    return {
+        role: [names[role][cell] for cell in column] if role in names else column
+        for role, column in cells.items()
+    }
+
+
 def _searched(space: Space, table: Table) -> str:
     kinds = {encoder.kind for encoder in space.encoders.values()}
     readable = [role for role, kind in table.kinds.items() if kind in kinds]
     if not readable:
-        raise ArgumentError(f"the space encodes {', '.join(space.modalities)}; {table.name} has no such column")
+        raise ArgumentError(
+            f"the space encodes {', '.join(space.modalities)}; {table.name} has no such column"
+        )
     return "positive" if "positive" in readable else readable[0]

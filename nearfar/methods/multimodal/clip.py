@@ -41,4 +41,4 @@ class CLIP(Method):
         return {"info_nce": info_nce(z["image"], z["text"], temperature=self.temperature(), symmetric=True)}
 
     def space(self) -> Space:
-        return Space(self.towers.encoders, self.towers.heads)
+        return Space(*self.towers.parts())

@@ -64,7 +64,9 @@ class ModalityGap(Method):
         super().__init__()
         self.towers = linear_towers({"image": image, "text": text}, dim)
         final = final_temperature if temperature_kind == "linear" else None
-        self.temperature = Temperature(temperature_kind, temperature, final=final, minimum=0.01, lr_mult=temperature_lr)
+        self.temperature = Temperature(
+            temperature_kind, temperature, final=final, minimum=0.01, lr_mult=temperature_lr
+        )
         self.swap = swap
         self.swap_share = swap_share
 
@@ -81,7 +83,7 @@ class ModalityGap(Method):
         self.temperature.set_progress(step / steps)
 
     def space(self) -> Space:
-        return Space(self.towers.encoders, self.towers.heads)
+        return Space(*self.towers.parts())
 
 
 def swap_features(x: Tensor, y: Tensor, *, hard: bool) -> tuple[Tensor, Tensor]:

@@ -25,9 +25,9 @@ class AlignUniform(Method):
         loss = w_a mean ||x_i - y_i||^a + w_u 1/2 [U(x) + U(y)]
         U(x) = log mean over i < j of exp(-t ||x_i - x_j||^2)                unit rows x, y [B, d]
 
-    The positive is the column `positive` where the table has one; otherwise another view of the example:
-    a crop with changed colours of a picture, another dropout mask of a text. With `queue` > 0 the form for
-    MoCo: y are keys of a momentum teacher, without gradient, and
+    Reads pictures, or texts where a table has no pictures. The positive is the column `positive` where there
+    is one; otherwise another view: a crop of a picture with changed colours, another dropout mask of a text.
+    With `queue` > 0 the form for MoCo: y are keys of a momentum teacher, without gradient, and
 
         U = log mean of exp(-t (2 - 2 s)) over s = x_i . queue and s = x_i . x_j, i < j
 
@@ -52,7 +52,7 @@ class AlignUniform(Method):
     Hypersphere." ICML 2020.
     """
 
-    reads = {"example": Image | Text, "positive": Image | Text | None}
+    reads = {"image": Image | None, "text": Text | None, "positive": Image | Text | None}
 
     def __init__(
         self,
@@ -73,6 +73,7 @@ class AlignUniform(Method):
     ) -> None:
         super().__init__()
         self.encoder = encoder
+        self.example = encoder.kind.name
         self.head = Projection(encoder.dim, dim, kind="linear")
         self.weights = {"align": align_weight, "uniform": uniform_weight, "info_nce": contrast_weight}
         self.align_power, self.uniform_t, self.temperature = align_power, uniform_t, temperature
@@ -84,24 +85,31 @@ class AlignUniform(Method):
         return batch_size - 1 if self.weights["align"] == self.weights["uniform"] == 0 else 0
 
     def prepare(self, rows: dict[str, list[Any]], generator: torch.Generator) -> Batch:
-        batch = super().prepare(rows, generator)
+        batch = super().prepare(
+            {role: rows[role] for role in (self.example, "positive") if role in rows}, generator
+        )
         if self.encoder.kind is Image:
-            views = image_views(batch["example"]["pixels"], generator, n=1 if "positive" in batch else 2, **self.views)
-            batch["example"] = {"pixels": views[0]}
-            if "positive" not in batch:
+            pixels, paired = batch["image"]["pixels"], "positive" in batch
+            views = image_views(pixels, generator, n=1 if paired else 2, **self.views)
+            batch["image"] = {"pixels": views[0]}
+            if not paired:
                 batch["positive"] = {"pixels": views[1]}
         return batch
 
     def embed(self, batch: Batch) -> dict[str, Tensor]:
+        example = batch[self.example]
         if self.teacher is not None:
             encoder, head = self.teacher.model.children()
             with torch.no_grad():
-                key = head(encoder(batch.get("positive", batch["example"])).pooled)
-            return {"one": self._unit(self.encoder(batch["example"]).pooled), "two": nn.functional.normalize(key, dim=-1)}
+                key = head(encoder(batch.get("positive", example)).pooled)
+            return {
+                "one": self._unit(self.encoder(example).pooled),
+                "two": nn.functional.normalize(key, dim=-1),
+            }
         if "positive" in batch:
-            one, two = self.encoder(batch["example"]), self.encoder(batch["positive"])
+            one, two = self.encoder(example), self.encoder(batch["positive"])
         else:
-            one, two = dropout_twins(self.encoder, batch["example"])
+            one, two = dropout_twins(self.encoder, example)
         return {"one": self._unit(one.pooled), "two": self._unit(two.pooled)}
 
     def _unit(self, pooled: Tensor) -> Tensor:
@@ -125,5 +133,4 @@ class AlignUniform(Method):
             self.teacher.update(nn.ModuleList([self.encoder, self.head]))
 
     def space(self) -> Space:
-        name = self.encoder.kind.name
-        return Space({name: self.encoder}, {name: self.head})
+        return Space({self.example: self.encoder}, {self.example: self.head})
