@@ -30,6 +30,7 @@ def make_optimiser(module: nn.Module, settings: Settings) -> torch.optim.AdamW:
             for (mult, decay), found in groups.items()
         ],
         lr=settings.learning_rate,
+        fused=True,  # one pass over the parameters: on two cores the step would else show in the profile
     )
 
 

@@ -109,9 +109,6 @@ def _run_apart(method: str, arm: str, seed: int, data_dir: str) -> dict[str, Any
 
 
 def _run_here(answers: Connection, method: str, arm: str, seed: int, data_dir: str) -> None:
-    import torch
-
-    torch.set_num_threads(torch.get_num_threads())
     try:
         run = load_experiment(method, data_dir).arms[arm]
         start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
