@@ -25,6 +25,12 @@ def process_rank() -> int:
     return dist.get_rank() if process_count() > 1 else 0
 
 
+def leave_processes() -> None:
+    """Leave the group of processes, if this one is in any: gloo's threads must end before the interpreter does."""
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
+
+
 class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, own: Tensor) -> Tensor:

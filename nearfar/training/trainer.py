@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import math
 import os
 import time
@@ -24,7 +25,14 @@ from nearfar.method import Batch, Method, Stage
 from nearfar.progress import progress
 from nearfar.training.alarms import EVERY, CollapseAlarm, not_finite
 from nearfar.training.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
-from nearfar.training.gather import average_gradients, gather, gather_plain, process_count, process_rank
+from nearfar.training.gather import (
+    average_gradients,
+    gather,
+    gather_plain,
+    leave_processes,
+    process_count,
+    process_rank,
+)
 from nearfar.training.gradient_cache import cached_backward
 from nearfar.training.loader import ahead, prepare_batch, step_seed, to_device
 from nearfar.training.logs import Log
@@ -32,6 +40,8 @@ from nearfar.training.optimiser import make_optimiser, rate_at, set_rate
 from nearfar.training.settings import Settings
 from nearfar.training.watch import Watch
 
+ALL_PROCESSES = 2**32 - 1
+"""Stands for a rank in the seed of what all processes draw alike."""
 Evaluate = Callable[[], dict[str, float]]
 """Measure the space in training on held-out rows: name -> value."""
 
@@ -99,6 +109,7 @@ def make_fabric(settings: Settings) -> Fabric:
         precision=settings.precision,  # type: ignore[arg-type]
     )
     fabric.launch()
+    atexit.register(leave_processes)
     return fabric
 
 
@@ -169,7 +180,7 @@ class _Trainer:
         return run
 
     def _before_epoch(self, epoch: int) -> None:
-        torch.manual_seed(step_seed(self.settings.seed, epoch, -1 % 2**32))
+        torch.manual_seed(step_seed(self.settings.seed, epoch, ALL_PROCESSES))
 
         def embed(table: Table, role: str) -> Tensor:
             space = self.method.space()
@@ -201,8 +212,9 @@ class _Trainer:
         sums: dict[str, Tensor] = {}
         embedded: dict[str, Tensor] = {}
         for number, (_, prepared) in enumerate(batches):
-            torch.manual_seed(self._seed(done * settings.accumulate + number))
-            terms, embedded = self._backward(to_device(prepared, self.fabric.device))
+            terms, embedded = self._backward(
+                to_device(prepared, self.fabric.device), done * settings.accumulate + number
+            )
             for name, term in terms.items():
                 sums[name] = sums.get(name, torch.zeros((), device=term.device)) + term / len(batches)
         average_gradients(method.parameters())
@@ -225,7 +237,7 @@ class _Trainer:
             "learning_rate": rate,
         }
 
-    def _backward(self, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    def _backward(self, batch: Batch, micro: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Add the gradients of one batch; returns its terms and embeddings, detached."""
         method, settings = self.method, self.settings
 
@@ -234,12 +246,15 @@ class _Trainer:
                 return method.embed(piece)
 
         def loss(z: dict[str, Tensor]) -> dict[str, Tensor]:
+            # Views and dropout differ between processes; what `contrast` draws must not.
+            torch.manual_seed(step_seed(settings.seed, micro, ALL_PROCESSES))
             whole = {name: gather(value) for name, value in z.items()}
             return method.contrast(whole, gather_plain(batch))
 
         def backward(total: Tensor) -> None:
             self.fabric.backward(total / settings.accumulate)
 
+        torch.manual_seed(self._seed(micro))
         if not self.cut:
             with self.fabric.autocast():
                 terms = method.loss(batch)

@@ -11,13 +11,17 @@ import numpy as np
 import torch
 
 from nearfar.data.checks import require_labels
-from nearfar.data.kinds import Kind, Label, Reading, accepted
+from nearfar.data.kinds import Kind, Label, Reading, Text, accepted
 from nearfar.data.table import Table
 from nearfar.encoders import make_encoder
 from nearfar.errors import ArgumentError, TableError
 from nearfar.method import Method
 from nearfar.methods import entry, method_class
 from nearfar.verbs.measure import ENCODED, MEASURED
+
+MOST_EXAMPLES: dict[type[Kind], int] = {Text: 500_000}
+FEW_EXAMPLES = 2_000
+"""Rows, evenly from the table, that an encoder from scratch learns its vocabulary (texts) or its scale from."""
 
 
 def reads_of(name: str) -> dict[str, Reading]:
@@ -129,7 +133,10 @@ def build_method(
 
 def _examples(cls: type[Method], table: Table, kind: type[Kind]) -> list[Any]:
     """What an encoder from scratch may learn its vocabulary or scale from: the cells it will read."""
-    return [cell for role in cls.reads if table.kinds.get(role) is kind for cell in table.column(role)]
+    limit = MOST_EXAMPLES.get(kind, FEW_EXAMPLES)
+    rows = np.unique(np.linspace(0, len(table) - 1, min(len(table), limit)).astype(np.int64))
+    cells = table.rows(rows)
+    return [cell for role in cls.reads if table.kinds.get(role) is kind for cell in cells[role]]
 
 
 def _mismatch(cls: type[Method], argument: str, encoder: Any) -> str | None:

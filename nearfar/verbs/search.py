@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nearfar.data.kinds import Image
 from nearfar.data.table import OnBadRow, Table, read_table
 from nearfar.errors import ArgumentError
 from nearfar.search.cached import cached_index
@@ -41,7 +42,7 @@ def search_table(
     Args:
         space: a space or its folder.
         table: a table or its source.
-        queries: raw examples of the query's modality (texts, pictures, vectors).
+        queries: raw examples of the query's modality (texts, pictures or names of their files, vectors).
         k: answers for each query.
         role: the column searched; None takes `positive` where there is one, else the first readable one.
         modality: what reads the queries; None tells it by their type.
@@ -61,6 +62,7 @@ def search_table(
         table = read_table(str(table), columns=columns, on_bad_row=on_bad_row)
     role = role or _searched(space, table)
     index = cached_index(space, table, role, folder)
+    queries = [_picture(space, query) for query in queries]
     modality = modality or space.modality_for("query", queries[0])
     scores, ids = index.search(space.encode(queries, modality), k)
     answers = []
@@ -76,6 +78,20 @@ def search_table(
             ]
         )
     return answers
+
+
+def _picture(space: Space, query: Any) -> Any:
+    """The picture behind a query that names a file, where the space reads pictures; else the query itself."""
+    reads_pictures = any(encoder.kind is Image for encoder in space.encoders.values())
+    if not (isinstance(query, (str, Path)) and reads_pictures and Path(query).is_file()):
+        return query
+    from PIL import Image as Pillow
+    from PIL import UnidentifiedImageError
+
+    try:
+        return Pillow.open(query).convert("RGB")
+    except (UnidentifiedImageError, OSError) as broken:
+        raise ArgumentError(f"query {str(query)!r} is no picture that can be read: {broken}") from None
 
 
 def _by_name(table: Table, cells: dict[str, list[Any]]) -> dict[str, list[Any]]:
