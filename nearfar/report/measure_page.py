@@ -30,6 +30,7 @@ def measure_page(
     evidence_after: Evidence | None = None,
     notes: Sequence[str] = (),
     title: str = "What this space is like",
+    first: Sequence[Section] = (),
 ) -> str:
     """One HTML file with all measures, the pictures behind them, and what was left out.
 
@@ -40,9 +41,11 @@ def measure_page(
         evidence_after: arrays for pictures.
         notes: anything else the reader should know, one sentence each.
         title: of the page.
+        first: sections to stand before all others.
     """
     taken = {name: m for name, m in after.items() if not name.startswith("left_out/")}
     sections = [
+        *first,
         Section("Measures", _MEASURES_TEXT[before is not None], measurement_table(before, taken)),
         *_pictures(before, taken, evidence_before, evidence_after or Evidence()),
     ]
