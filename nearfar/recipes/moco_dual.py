@@ -16,7 +16,7 @@ from nearfar.recipes.cifar import cifar_tables
 from nearfar.verbs.fitting import fit_rows
 
 ROWS = 5000
-SETTINGS: dict[str, Any] = {"epochs": 12.0, "batch_size": 128, "learning_rate": 2e-3}
+SETTINGS: dict[str, Any] = {"epochs": 12.0, "batch_size": 128, "learning_rate": 2e-3, "on_collapse": "warn"}
 MOCO = {"dim": 128, "queue": 4096, "momentum": 0.99, "temperature": 0.1, "hardest": 0}
 ARMS: dict[str, dict[str, Any]] = {
     "moco": {**MOCO, "lam": 1.0},

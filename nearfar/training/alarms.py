@@ -18,6 +18,8 @@ COLLAPSED_COSINE = 0.99
 COLLAPSED_RANK = 1.1
 SAMPLE = 256
 """Rows of a batch that are looked at: enough to tell, cheap beside a step."""
+GRACE = 0.2
+"""Share of the steps before the first look."""
 LOOKS = 3
 """Looks in a row that must agree before the alarm sounds."""
 
@@ -42,10 +44,13 @@ class CollapseAlarm:
 
     Args:
         on_collapse: "stop" raises TrainingError, "warn" lets training go on and reports once.
+        grace: steps without alarm: a network from scratch starts with embeddings that are nearly alike,
+            and a queue has nothing to push them apart with before it is full.
     """
 
-    def __init__(self, on_collapse: Literal["stop", "warn"]) -> None:
+    def __init__(self, on_collapse: Literal["stop", "warn"], grace: int = 0) -> None:
         self.on_collapse = on_collapse
+        self.grace = grace
         self.looks = 0
         self.warning: str | None = None
 
@@ -55,6 +60,8 @@ class CollapseAlarm:
         Raises:
             TrainingError: they have been collapsed at three looks in a row.
         """
+        if step <= self.grace:
+            return
         reasons = [reason for name, x in z.items() if (reason := self._collapsed(name, x))]
         self.looks = self.looks + 1 if reasons else 0
         if self.looks < LOOKS or self.warning:

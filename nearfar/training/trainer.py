@@ -23,7 +23,7 @@ from nearfar.data.table import Table
 from nearfar.errors import ArgumentError
 from nearfar.method import Batch, Method, Stage
 from nearfar.progress import progress
-from nearfar.training.alarms import EVERY, CollapseAlarm, not_finite
+from nearfar.training.alarms import EVERY, GRACE, CollapseAlarm, not_finite
 from nearfar.training.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
 from nearfar.training.gather import (
     average_gradients,
@@ -141,7 +141,7 @@ class _Trainer:
         self.steps = settings.total_steps(len(table))
         self.optimiser = make_optimiser(method, settings)
         self.prepared_optimiser = cast(_FabricOptimizer, self.fabric.setup_optimizers(self.optimiser))
-        self.alarm = CollapseAlarm(settings.on_collapse)
+        self.alarm = CollapseAlarm(settings.on_collapse, round(GRACE * self.steps))
         self.watch = Watch(settings.watch, watch_better, settings.patience)
         self.run_so_far = Run()
         self.main = process_rank() == 0

@@ -63,7 +63,7 @@ def search_table(
     role = role or _searched(space, table)
     index = cached_index(space, table, role, folder)
     queries = [_picture(space, query) for query in queries]
-    modality = modality or space.modality_for("query", queries[0])
+    modality = modality or _modality_of(space, queries[0])
     scores, ids = index.search(space.encode(queries, modality), k)
     answers = []
     for row_scores, row_ids in zip(scores, ids, strict=True):
@@ -78,6 +78,16 @@ def search_table(
             ]
         )
     return answers
+
+
+def _modality_of(space: Space, query: Any) -> str:
+    """What reads a query, by what the query is."""
+    for name, encoder in space.encoders.items():
+        if encoder.kind.holds(query):
+            return name
+    kinds = " or ".join(sorted({encoder.kind.name for encoder in space.encoders.values()}))
+    hint = "; give the name of a picture file" if kinds == "image" else ""
+    raise ArgumentError(f"this space reads {kinds}; it cannot read the query {str(query)[:60]!r}{hint}")
 
 
 def _picture(space: Space, query: Any) -> Any:
