@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import mmap
+import pickletools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self, cast
@@ -102,6 +104,10 @@ class Space:
         Returns:
             float32 array [N, d].
         """
+        if isinstance(rows, str):
+            raise ArgumentError("rows must be a list of examples, not one string: give [text]")
+        if batch_size < 1:
+            raise ArgumentError(f"batch_size must be at least 1, not {batch_size}")
         modality = self._modality(modality)
         unit = self.geometry == "cosine" if normalize is None else normalize
         result: np.ndarray | None = None
@@ -162,7 +168,9 @@ class Space:
             for modality in sorted(modules):
                 for name, tensor in sorted(modules[modality].state_dict().items()):
                     digest.update(f"{part}.{modality}.{name}{tuple(tensor.shape)}".encode())
-                    digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+                    # Counters have no dimension, and only rows of numbers can be seen as bytes.
+                    flat = tensor.detach().cpu().reshape(-1)
+                    digest.update(flat.view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()[:16]
 
     def save(self, folder: Path | str, *, overwrite: bool = False) -> Path:
@@ -215,9 +223,15 @@ class Space:
         """
         folder = Path(source)
         if not (folder / "space.json").exists():
+            if (folder / "run.json").exists():
+                raise ArtefactError(
+                    f"{folder} holds a run that is not finished: go on with it by fit --resume"
+                )
             return cls._of_text_encoder(source)
         refuse_executables(folder)
         description = read_json(folder / "space.json")
+        if not isinstance(description, dict):
+            raise ArtefactError(f"{folder}/space.json is no description of a space")
         if description.get("format") != FORMAT:
             raise ArtefactError(
                 f"{folder} has space format {description.get('format')!r}; this nearfar ({__version__}) reads "
@@ -226,10 +240,9 @@ class Space:
         try:
             encoders, heads = {}, {}
             for modality, parts in description["modalities"].items():
-                if Path(parts["encoder"]).name != parts["encoder"]:
-                    raise ArtefactError(
-                        f"{folder}/space.json points outside of its folder: {parts['encoder']!r}"
-                    )
+                for name in (modality, parts["encoder"]):
+                    if Path(name).name != name or name in ("", ".."):
+                        raise ArtefactError(f"{folder}/space.json points outside of its folder: {name!r}")
                 encoders[modality] = load_encoder(folder / parts["encoder"])
                 if parts["head"] is not None:
                     heads[modality] = make_head(parts["head"])
@@ -244,10 +257,10 @@ class Space:
             FileNotFoundError,
         ) as broken:
             raise ArtefactError(f"{folder} cannot be read as a space: {broken}") from broken
-        if space.fingerprint != description["fingerprint"]:
+        if space.fingerprint != description.get("fingerprint"):
             raise ArtefactError(
                 f"{folder} was changed after it was saved: its weights have fingerprint {space.fingerprint}, "
-                f"space.json says {description['fingerprint']}"
+                f"space.json says {description.get('fingerprint')}"
             )
         return space
 
@@ -275,13 +288,23 @@ def refuse_executables(folder: Path) -> None:
                 f"{file} could execute code when it is loaded: nearfar's spaces hold only JSON, safetensors and "
                 "text. Do not load this folder; if you trust its source, convert it there"
             )
-    for file in sorted(folder.rglob("config.json")):
-        if "auto_map" in json.loads(file.read_text(encoding="utf-8")):
+    for file in sorted(folder.rglob("*config.json")):
+        if '"auto_map"' in json.dumps(read_json(file)):
             raise ArtefactError(f"{file} asks for code of its own (auto_map): nearfar does not run it")
 
 
 def _is_pickle(file: Path) -> bool:
     with open(file, "rb") as opened:
-        start = opened.read(2)
-    # Protocol 2 and later begin with the PROTO opcode and the protocol's number.
-    return len(start) == 2 and start[0] == 0x80 and 2 <= start[1] <= 5
+        start = opened.read(4)
+        if start == b"PK\x03\x04":  # the archives of torch.save and of NumPy hold pickles
+            return True
+        if start[:1] == b"\x80" and start[1:2] in (b"\2", b"\3", b"\4", b"\5"):
+            return True
+        if not start:
+            return False
+        # Protocols 0 and 1 have no mark at their beginning: such a file is one that reads to its end as opcodes.
+        with mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            try:
+                return all(True for _ in pickletools.genops(cast(Any, content)))
+            except (ValueError, OverflowError):
+                return False

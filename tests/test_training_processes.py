@@ -31,14 +31,16 @@ class Pairs(Method):
 
     def prepare(self, rows, generator):
         stack = lambda cells: torch.stack([torch.tensor(cell).double() for cell in cells])
-        return {"vector": stack(rows["vector"]), "positive": stack(rows["positive"]), "label": torch.tensor(rows["label"])}
+        vectors = {role: stack(rows[role]) for role in ("vector", "positive")}
+        return {**vectors, "label": torch.tensor(rows["label"])}
 
     def embed(self, batch):
         return {"one": self.net(batch["vector"]), "two": self.net(batch["positive"])}
 
     def contrast(self, z, batch):
         pairing = Pairing.diagonal().ignoring(batch["label"])
-        return {"info_nce": info_nce(z["one"], z["two"], pairing, temperature=self.temperature().double(), symmetric=True)}
+        temperature = self.temperature().double()
+        return {"info_nce": info_nce(z["one"], z["two"], pairing, temperature=temperature, symmetric=True)}
 
     def space(self):
         raise NotImplementedError

@@ -32,6 +32,10 @@ MUST_BE_GIVEN = {("fit", "out")}
 PLAIN = {"int", "float", "bool", "str"}
 
 
+class UsageError(NearfarError):
+    """The words of the command line do not make a command."""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status: 0 done, 1 a named error, 2 wrong usage, 130 interrupted."""
     arguments = list(sys.argv[1:] if argv is None else argv)
@@ -42,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except NearfarError as error:
         print(f"nearfar: {error}", file=sys.stderr)
-        return 1
+        return 2 if isinstance(error, UsageError) else 1
     except KeyboardInterrupt:
         print("nearfar: interrupted", file=sys.stderr)
         return 130
@@ -146,7 +150,7 @@ def _take_trailing(words: dict[str, Any], trailing: list[Argument]) -> None:
         return
     sequence = next(name for name, value in words.items() if isinstance(value, tuple))
     if len(words[sequence]) <= len(trailing):
-        raise NearfarError(f"missing: give {sequence} and then {', '.join(a.name for a in trailing)}")
+        raise UsageError(f"missing: give {sequence} and then {', '.join(a.name for a in trailing)}")
     for argument in reversed(trailing):
         words[argument.name] = words[sequence][-1]
         words[sequence] = words[sequence][:-1]
@@ -211,6 +215,7 @@ def _parameter(argument: Argument, kind: Any, default: Any) -> inspect.Parameter
     options: dict[str, Any] = {"help": argument.about, "negative": ()}
     if kind == list[str] and default is REQUIRED:
         several = inspect.Parameter.VAR_POSITIONAL
+        options["required"] = True
         return inspect.Parameter(argument.name, several, annotation=Annotated[str, Parameter(**options)])
     style: Any = inspect.Parameter.POSITIONAL_OR_KEYWORD
     if argument.keyword or argument.name == "out":
@@ -235,7 +240,7 @@ def _pairs(words: list[str]) -> dict[str, str] | None:
     """`role=name` words as a mapping."""
     for word in words:
         if "=" not in word:
-            raise NearfarError(f"{word!r} should have the form role=name, such as text=body")
+            raise UsageError(f"{word!r} should have the form role=name, such as text=body")
     return dict(word.split("=", 1) for word in words) or None
 
 

@@ -32,6 +32,8 @@ def _plain(value: Any) -> Any:
         return [_plain(member) for member in value]
     if isinstance(value, (str, int, float, bool)) or value is None:
         return value
+    if hasattr(value, "tolist"):  # an array or one number of NumPy's
+        return value.tolist()
     return str(value)
 
 

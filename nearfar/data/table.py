@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -209,6 +210,8 @@ def _checked(
     bound = {role: bind(source.dataset, names[role], kinds[role], source.folder) for role in names}
     faults = find_faults(source, bound)
     bad, skipped = settle(faults, source.name, on_bad_row)
+    for note in skipped:  # on standard error unless the program that calls sends it elsewhere
+        logging.getLogger("nearfar").warning("%s: %s", source.name, note)
     index = np.arange(len(source.dataset))
     index = index[~np.isin(source.numbers(index), bad)]
     if not len(index):

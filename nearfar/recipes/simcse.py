@@ -23,7 +23,7 @@ from nearfar.training.trainer import train
 
 TEXTS = 20_000
 PAIRS = 20_000
-SETTINGS: dict[str, Any] = {"epochs": 1.0, "batch_size": 64, "learning_rate": 1e-4, "on_collapse": "warn"}
+SETTINGS: dict[str, Any] = {"epochs": 1.0, "batch_size": 64, "learning_rate": 1e-3, "on_collapse": "warn"}
 
 
 def experiment(data: DataFolder) -> Experiment:
@@ -31,6 +31,7 @@ def experiment(data: DataFolder) -> Experiment:
     tests = _tests(data)
     texts = _texts(data)
     pairs = _pairs(data)
+    tiny_mlm(data)  # trained before the arms, so that none of them pays for it
 
     def untrained(pooling: str) -> Callable[[int], dict[str, float]]:
         def run(seed: int) -> dict[str, float]:
@@ -101,7 +102,8 @@ def experiment(data: DataFolder) -> Experiment:
         },
         deviations=(
             "three-layer encoder of width 128 in place of BERT-base, 20,000 sentences in place of a million",
-            "learning rate 1e-4 for the small encoder; the last weights are kept, not the best on STS-B dev",
+            "learning rate 1e-3 for the small encoder, chosen among 1e-4 and 1e-3 on STS-B dev and used in all arms; the "
+            "last weights are kept, not the best on STS-B dev",
             "the supervised arm has pairs of captions of one picture, no NLI triplets",
         ),
     )

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, TextIO
 
 from nearfar.errors import need
+from nearfar.files import atomic_file
 
 
 class Log:
@@ -38,11 +39,24 @@ class Log:
         self._measures = folder / "measures.csv"
         if not done:
             self._measures.unlink(missing_ok=True)
+        elif self._measures.exists():
+            self._drop_later_measures(done)
         if kind == "tensorboard":
             need("tensorboard", "logs")
             from torch.utils.tensorboard import SummaryWriter
 
             self._events = SummaryWriter(str(folder / "tensorboard"), purge_step=done + 1)
+
+    def _drop_later_measures(self, done: int) -> None:
+        with open(self._measures, newline="", encoding="utf-8") as old:
+            heading, *rows = csv.reader(old)
+        with (
+            atomic_file(self._measures) as temporary,
+            open(temporary, "w", newline="", encoding="utf-8") as new,
+        ):
+            csv.writer(new).writerows(
+                [heading, *(row for row in rows if len(row) == 3 and int(row[0]) <= done)]
+            )
 
     def _start(self, names: list[str]) -> None:
         assert self._file is not None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args, get_origin, get_type_hints
 
 from nearfar.errors import ArgumentError
 
@@ -21,7 +21,7 @@ class Settings:
         warmup: share of the steps over which the learning rate rises from 0.
         schedule: what follows the warm-up.
         clip_norm: largest norm of the gradient; 0 turns clipping off.
-        precision: Lightning Fabric's name, such as "32-true" or "bf16-mixed".
+        precision: Lightning Fabric's name; weights stay in float32.
         accumulate: batches whose gradients are added before a step. It gives smoother gradients,
             not more negatives: for those use a larger batch with `cache_chunk`.
         cache_chunk: examples encoded at once under gradient caching; None encodes the whole batch.
@@ -42,7 +42,7 @@ class Settings:
     warmup: float = 0.1
     schedule: Literal["linear", "cosine", "constant"] = "linear"
     clip_norm: float = 1.0
-    precision: str = "32-true"
+    precision: Literal["32-true", "16-mixed", "bf16-mixed"] = "32-true"
     accumulate: int = 1
     cache_chunk: int | None = None
     seed: int = 0
@@ -60,6 +60,11 @@ class Settings:
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise ArgumentError(f"{name} must be greater than 0, not {value}")
+        for name, kind in get_type_hints(type(self)).items():
+            if get_origin(kind) is Literal and getattr(self, name) not in get_args(kind):
+                raise ArgumentError(
+                    f"{name} must be one of {', '.join(get_args(kind))}, not {getattr(self, name)!r}"
+                )
         if self.batch_size < 2:
             raise ArgumentError("batch_size must be at least 2: one example has no other to be far from")
         if not 0 <= self.warmup < 1:
@@ -68,6 +73,8 @@ class Settings:
             raise ArgumentError(
                 "watch and patience need measure_every: training must be measured to be stopped"
             )
+        if self.patience and not self.watch:
+            raise ArgumentError("patience needs watch: the measure that must improve")
 
     def total_steps(self, rows: int) -> int:
         """Optimiser steps for a table of `rows` rows."""

@@ -86,12 +86,13 @@ def train(
         settings: how long and how.
         folder: where logs, checkpoints and failures go; None writes nothing.
         evaluate: measures on held-out rows; called every `settings.measure_every` steps.
-        watch_better: whether "higher" or "lower" values of `settings.watch` are better.
+        watch_better: which values of `settings.watch` are better: "higher", "lower" or "closer_to_zero".
         resume: go on from the newest checkpoint in `folder`, if there is one.
         fabric: devices, precision and processes; None makes one for this machine.
 
     Raises:
         TableError: fewer rows than a batch.
+        ArgumentError: settings that do not fit the method, or that need `evaluate` without it.
         TrainingError: the loss is not finite, or the space has collapsed.
     """
     return _Trainer(method, table, settings, folder, evaluate, watch_better, fabric).run(resume)
@@ -106,7 +107,7 @@ def make_fabric(settings: Settings) -> Fabric:
         devices=here,
         num_nodes=int(os.environ["WORLD_SIZE"]) // here if under_torchrun else 1,
         strategy="ddp" if under_torchrun else "auto",
-        precision=settings.precision,  # type: ignore[arg-type]
+        precision=settings.precision,
     )
     fabric.launch()
     atexit.register(leave_processes)
@@ -130,6 +131,10 @@ class _Trainer:
             raise ArgumentError(
                 f"batch_size {settings.batch_size} cannot be shared by {process_count()} processes"
             )
+        if settings.measure_every and evaluate is None:
+            raise ArgumentError(
+                "measure_every needs rows to measure on: a holdout_share above 0, or measure_on"
+            )
         self.cut = type(method).loss is Method.loss
         if settings.cache_chunk and not self.cut:
             raise ArgumentError(
@@ -149,8 +154,8 @@ class _Trainer:
     # -- the loop ----------------------------------------------------------------------------------
 
     def run(self, resume: bool) -> Run:
-        settings, run = self.settings, self.run_so_far
         done = self._resume() if resume else 0
+        settings, run = self.settings, self.run_so_far
         log = Log(self.folder if self.main else None, settings.logs, done)
         per_epoch = batches_per_epoch(len(self.table), settings.batch_size)
         started = time.monotonic()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ class Watch:
 
     Args:
         name: the measure; None watches nothing.
-        better: "higher" or "lower".
+        better: "higher", "lower" or "closer_to_zero".
         patience: measurements without improvement after which `see` returns True; 0 means never.
     """
 
@@ -42,8 +43,7 @@ class Watch:
                 f"watch {self.name!r} is not measured on this table; measured are: {', '.join(measured)}"
             )
         value = measured[self.name]
-        gain = None if self.best is None else (value - self.best) * (1 if self.better == "higher" else -1)
-        if gain is None or gain > 0:
+        if not math.isnan(value) and (self.best is None or self._goodness(value) > self._goodness(self.best)):
             self.best, self.step, self.worse = value, step, 0
             self._weights = {
                 key: tensor.detach().cpu().clone() for key, tensor in method.state_dict().items()
@@ -51,6 +51,9 @@ class Watch:
             return False
         self.worse += 1
         return bool(self.patience) and self.worse >= self.patience
+
+    def _goodness(self, value: float) -> float:
+        return {"higher": value, "closer_to_zero": -abs(value)}.get(self.better, -value)
 
     def restore(self, method: nn.Module) -> int | None:
         """Give the method its best weights; returns the step they are of, None if none were kept."""

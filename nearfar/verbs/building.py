@@ -91,6 +91,16 @@ def encoder_specs(encoder: str | Mapping[str, str] | None, name: str) -> dict[st
     return {argument: given.get(argument) for argument in wanted}
 
 
+def require_columns(name: str, table: Table) -> None:
+    """Refuse a table that has nothing to read for an encoder of a method.
+
+    Raises:
+        TableError: names the columns there are, and how to map one.
+    """
+    for argument in entry(name).encoders:
+        _kind_for(argument, method_class(name), table)
+
+
 def build_method(
     name: str,
     table: Table,
@@ -121,7 +131,7 @@ def build_method(
     encoders = {}
     for argument, spec in encoder_specs(encoder, name).items():
         kind, role = _kind_for(argument, cls, table)
-        examples = _examples(cls, table, kind) if spec in (None, "tiny") else []
+        examples = _examples(table, kind) if spec in (None, "tiny") else []
         encoders[argument] = make_encoder(spec, kind, examples, max_length=max_length, seed=seed)
         if hint := _mismatch(cls, argument, encoders[argument]):
             raise ArgumentError(f"{name} needs {hint} for column role {role!r}")
@@ -131,12 +141,15 @@ def build_method(
         raise ArgumentError(f"{name} cannot be made: {wrong}") from wrong
 
 
-def _examples(cls: type[Method], table: Table, kind: type[Kind]) -> list[Any]:
-    """What an encoder from scratch may learn its vocabulary or scale from: the cells it will read."""
+def _examples(table: Table, kind: type[Kind]) -> list[Any]:
+    """What an encoder from scratch may learn its vocabulary or scale from: all cells of its kind with a role.
+
+    Not those of the method's own roles alone: methods that are compared must start from equal encoders.
+    """
     limit = MOST_EXAMPLES.get(kind, FEW_EXAMPLES)
     rows = np.unique(np.linspace(0, len(table) - 1, min(len(table), limit)).astype(np.int64))
     cells = table.rows(rows)
-    return [cell for role in cls.reads if table.kinds.get(role) is kind for cell in cells[role]]
+    return [cell for role, found in table.kinds.items() if found is kind for cell in cells[role]]
 
 
 def _mismatch(cls: type[Method], argument: str, encoder: Any) -> str | None:

@@ -16,7 +16,7 @@ from nearfar.files import read_json, write_json
 from nearfar.measures.embeddings import primary_measure
 from nearfar.measures.intervals import mean_interval, paired_interval
 from nearfar.progress import progress
-from nearfar.verbs.building import reads_of
+from nearfar.verbs.building import reads_of, require_columns
 from nearfar.verbs.fitting import fit_rows
 from nearfar.versions import versions
 
@@ -98,6 +98,8 @@ def compare(
         raise ArgumentError("compare needs at least two seeds: one figure has no interval")
     if not isinstance(table, Table):
         table = read_table(str(table), reads=_union(methods), columns=columns, on_bad_row=on_bad_row)
+    for method in methods:
+        require_columns(method, table)
     if isinstance(measure_on, (str, Path)):
         measure_on = read_table(str(measure_on), on_bad_row=on_bad_row)
     settings = {

@@ -15,7 +15,7 @@ from nearfar.measures.embeddings import primary_measure
 from nearfar.report.model_card import model_card
 from nearfar.space import Space
 from nearfar.training.gather import process_rank
-from nearfar.verbs.building import reads_of
+from nearfar.verbs.building import reads_of, require_columns
 from nearfar.verbs.fitting import Fitting, fit_rows
 from nearfar.versions import versions
 
@@ -76,6 +76,7 @@ def fit(
         _claim(folder, resume, overwrite)
     if not isinstance(table, Table):
         table = read_table(str(table), reads=reads_of(method), columns=columns, on_bad_row=on_bad_row)
+    require_columns(method, table)
     if isinstance(measure_on, (str, Path)):
         measure_on = read_table(str(measure_on), on_bad_row=on_bad_row)
     training, held_out = _parts(table, holdout_share, int(settings.get("seed", 0)), measure_on)
@@ -91,6 +92,7 @@ def fit(
         learning_rate=learning_rate,
         folder=folder,
         resume=resume,
+        overwrite=overwrite,
         **settings,
     )
     space = fitting.method.space()
@@ -101,7 +103,9 @@ def fit(
 
 
 def _claim(folder: Path, resume: bool, overwrite: bool) -> None:
-    """Make sure that nothing of value in `folder` is lost."""
+    """Make sure that nothing of value in `folder` is lost; with `overwrite`, `fit_rows` empties it in time."""
+    if folder.exists() and not folder.is_dir():
+        raise ArtefactError(f"{folder} is a file: choose a folder for the space")
     if not folder.exists() or not any(folder.iterdir()):
         folder.mkdir(parents=True, exist_ok=True)
         return
@@ -110,8 +114,6 @@ def _claim(folder: Path, resume: bool, overwrite: bool) -> None:
             raise ArtefactError(
                 f"{folder} holds other things than a run of nearfar: it is not overwritten. Choose another folder"
             )
-        shutil.rmtree(folder)
-        folder.mkdir()
     elif (folder / "space.json").exists():
         raise ArtefactError(
             f"{folder} holds a finished space: choose another folder, or pass --overwrite to replace it"

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from nearfar.data.checks import require_rows
 from nearfar.data.table import Table
 from nearfar.encoders.encoder import Encoder
+from nearfar.errors import ArgumentError
 from nearfar.files import write_json
 from nearfar.measures.embeddings import Measurement, measure_embeddings
 from nearfar.method import Method
@@ -59,6 +62,7 @@ def fit_rows(
     learning_rate: float | None = None,
     folder: Path | None = None,
     resume: bool = False,
+    overwrite: bool = False,
     **settings: Any,
 ) -> Fitting:
     """Train a method on `training` and measure it on `held_out` before and after; see `fit` for the rest."""
@@ -81,7 +85,10 @@ def fit_rows(
         "hyperparameters": checked,
         "settings": asdict(settled),
     }
+    require_rows(training, settled.batch_size)
     if folder is not None and process_rank() == 0:
+        if overwrite:  # not before all has been checked: a mistyped option costs no finished space
+            shutil.rmtree(folder)
         write_json(folder / "run.json", command)
     before, embedded_before = _measured(made.space(), held_out)
     for reader in made.encoders():
@@ -94,7 +101,7 @@ def fit_rows(
         evaluate=None
         if held_out is None
         else lambda: {n: m.value for n, m in _measured(made.space(), held_out)[0].items()},
-        watch_better=before[settled.watch].better if settled.watch in before else "higher",
+        watch_better=_watch_better(settled.watch, before),
         resume=resume,
         fabric=fabric,
     )
@@ -102,6 +109,16 @@ def fit_rows(
     after, embedded_after = _measured(made.space(), held_out)
     embedded = (embedded_before, embedded_after) if embedded_before and embedded_after else None
     return Fitting(made, command, before, after, embedded, run, notes)
+
+
+def _watch_better(watch: str | None, before: Mapping[str, Measurement]) -> str:
+    """Where the good values of the watched measure lie; refuses, before the first step, one that has none."""
+    if watch is None or not before:
+        return "higher"
+    if watch not in before or before[watch].better == "neither":
+        known = ", ".join(name for name, m in before.items() if m.better != "neither")
+        raise ArgumentError(f"watch {watch!r} is not measured on these rows; measured are: {known}")
+    return before[watch].better
 
 
 def _measured(space: Space, table: Table | None) -> tuple[dict[str, Measurement], Embedded | None]:
