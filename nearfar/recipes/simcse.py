@@ -102,8 +102,8 @@ def experiment(data: DataFolder) -> Experiment:
         },
         deviations=(
             "three-layer encoder of width 128 in place of BERT-base, 20,000 sentences in place of a million",
-            "learning rate 1e-3 for the small encoder, chosen among 1e-4 and 1e-3 on STS-B dev and used in all arms; the "
-            "last weights are kept, not the best on STS-B dev",
+            "learning rate 1e-3 for the small encoder, chosen among 1e-4 and 1e-3 on STS-B dev and used in all arms; "
+            "the last weights are kept, not the best on STS-B dev",
             "the supervised arm has pairs of captions of one picture, no NLI triplets",
         ),
     )
