@@ -49,7 +49,13 @@ __all__ = [
 ]
 
 
+_ROOMS = {"geometry", "measures", "objectives", "search", "views"}
+"""Packages that are reached as attributes, such as `nearfar.objectives.info_nce`."""
+
+
 def __getattr__(name: str) -> Any:
+    if name in _ROOMS:
+        return importlib.import_module(f"nearfar.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module 'nearfar' has no attribute {name!r}")
     value = getattr(importlib.import_module(_HOMES[name]), name)

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from samples import tiny_text
 
-from nearfar.encoders.text import TransformerText
 from nearfar.encoders.vector import MLPVector
 from nearfar.errors import ArgumentError, ArtefactError
 from nearfar.heads.projection import Projection
@@ -22,11 +22,6 @@ from nearfar.space import Space
 
 TEXTS = ["the cat sat on the mat", "a dog", "the dog and the cat", "rain in the valley", "a mat"]
 VECTORS = np.random.default_rng(0).standard_normal((7, 4)).astype(np.float32)
-
-
-def tiny_text(seed: int = 0) -> TransformerText:
-    torch.manual_seed(seed)
-    return TransformerText.tiny(TEXTS, vocabulary=200, layers=1, dim=16, heads=2, ffn=32)
 
 
 def vector_space(geometry: str = "cosine", seed: int = 0) -> Space:
@@ -42,7 +37,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def saved_text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return Space({"text": tiny_text()}).save(tmp_path_factory.mktemp("spaces") / "texts")
+    return Space({"text": tiny_text(TEXTS)}).save(tmp_path_factory.mktemp("spaces") / "texts")
 
 
 @pytest.fixture
@@ -68,7 +63,7 @@ def test_what_is_loaded_is_what_was_saved(geometry: str, tmp_path: Path) -> None
 
 def test_two_modalities_keep_their_own_encoders_and_heads(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    encoders = {"text": tiny_text(), "vector": MLPVector(4, 8, 6)}
+    encoders = {"text": tiny_text(TEXTS), "vector": MLPVector(4, 8, 6)}
     space = Space(encoders, {"text": Projection(16, 3), "vector": Projection(6, 3, kind="tanh")}, "dot")
     loaded = Space.load(space.save(tmp_path / "space"))
     assert loaded.modalities == ["text", "vector"]
@@ -323,7 +318,7 @@ def test_a_folder_of_sentence_transformers_is_a_space(tmp_path: Path, pooling: s
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
 
-    encoder = tiny_text()
+    encoder = tiny_text(TEXTS)
     encoder.model.save_pretrained(tmp_path / "plain")
     encoder.tokenizer.save_pretrained(tmp_path / "plain")
     parts: list[Any] = [Transformer(str(tmp_path / "plain")), Pooling(16, pooling_mode=pooling)]
@@ -348,7 +343,7 @@ def test_the_text_folder_of_a_space_is_one_of_sentence_transformers(saved_text: 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 64])
 def test_embeddings_come_in_the_order_of_the_rows(batch_size: int) -> None:
-    space = Space({"text": tiny_text()})
+    space = Space({"text": tiny_text(TEXTS)})
     rows = [*TEXTS, TEXTS[0]]
     z = space.encode(rows, batch_size=batch_size)
     assert (z.dtype, z.shape) == (np.dtype(np.float32), (6, 16))
@@ -392,7 +387,7 @@ def test_encoding_is_without_dropout_and_leaves_the_modules_as_they_were() -> No
 )
 def test_rows_that_cannot_be_encoded_are_named(call: Callable[[Space], Any], message: str) -> None:
     with pytest.raises(ArgumentError, match=message):
-        call(Space({"text": tiny_text()}))
+        call(Space({"text": tiny_text(TEXTS)}))
 
 
 def test_rows_of_another_width_are_named() -> None:

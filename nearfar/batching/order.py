@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 
 
+@lru_cache(maxsize=2)  # asked for at every step; an accumulated step may reach into the next epoch
 def epoch_order(rows: int, seed: int, epoch: int) -> np.ndarray:
-    """A random order of 0..rows-1 that depends on the seed and the epoch only: int64 [rows]."""
-    return np.random.default_rng([seed, epoch]).permutation(rows)
+    """A random order of 0..rows-1 that depends on the seed and the epoch only: int64 [rows], read-only."""
+    order = np.random.default_rng([seed, epoch]).permutation(rows)
+    order.setflags(write=False)
+    return order
 
 
 def batches_per_epoch(rows: int, batch_size: int) -> int:

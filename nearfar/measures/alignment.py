@@ -58,10 +58,11 @@ def alignment(x: Embeddings, y: Embeddings, alpha: float = 2) -> float:
     return float(np.mean(np.linalg.norm(one - two, axis=1).astype(np.float64) ** alpha))
 
 
-def uniformity(x: Embeddings, t: float = 2, seed: int = 0) -> Estimate:
+def sampled_uniformity(x: Embeddings, t: float = 2, seed: int = 0) -> Estimate:
     """How evenly rows cover the sphere: log mean_{i<j} exp(-t |x_i - x_j|^2) (Wang & Isola 2020, eq. 4).
 
-    Only distinct pairs count. 0 when all rows agree; for infinitely many rows spread evenly it tends to
+    As `uniformity`, with the number of rows it was taken on. Only distinct pairs count. 0 when all rows
+    agree; for infinitely many rows spread evenly it tends to
     -2t + log 0F1(; d/2; t^2). Exact up to 20,000 rows, above that on a seeded sample of as many (see `n`).
 
     Args:
@@ -89,6 +90,11 @@ def uniformity(x: Embeddings, t: float = 2, seed: int = 0) -> Estimate:
     return Estimate(float(total - np.log(n * (n - 1) / 2)), n)
 
 
+def uniformity(x: Embeddings, t: float = 2, seed: int = 0) -> float:
+    """How evenly rows cover the sphere: log mean_{i<j} exp(-t |x_i - x_j|^2); see `sampled_uniformity`."""
+    return sampled_uniformity(x, t, seed).value
+
+
 def alignment_uniformity(
     x: Embeddings, y: Embeddings | None = None, t: float = 2, alpha: float = 2, seed: int = 0
 ) -> AlignmentUniformity:
@@ -104,7 +110,7 @@ def alignment_uniformity(
     Raises:
         ArgumentError: as the two functions.
     """
-    spread = [uniformity(view, t, seed) for view in (x, y) if view is not None]
+    spread = [sampled_uniformity(view, t, seed) for view in (x, y) if view is not None]
     return AlignmentUniformity(
         alignment=None if y is None else alignment(x, y, alpha),
         uniformity=float(np.mean([estimate.value for estimate in spread])),

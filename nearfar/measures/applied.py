@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from nearfar.measures.alignment import alignment, mean_positive_cosine, pair_cosines, uniformity
+from nearfar.measures.alignment import alignment, mean_positive_cosine, pair_cosines, sampled_uniformity
 from nearfar.measures.clustering import kmeans_measure
 from nearfar.measures.hubness import hubness
 from nearfar.measures.measurement import Measurement, left_out
@@ -56,7 +56,7 @@ def spread_of(role: Embedded, seed: int) -> list[Measurement]:
             left_out("spread", len(role.ids), len(role.ids), f"all cells of {role.role} are equal: no spread")
         ]
     unit, d = role.unit[kept], role.unit.shape[1]
-    even, occurrence = uniformity(unit, seed=seed), hubness(unit, k=min(10, n - 1), seed=seed)
+    even, occurrence = sampled_uniformity(unit, seed=seed), hubness(unit, k=min(10, n - 1), seed=seed)
     rank, free, most = spectrum(role.rows[kept]).effective_rank, isotropy(unit), min(n - 1, d)
     signs = [f"the mean cosine of different rows is {1 - free:.3f}"] * (free < COLLAPSED_ISOTROPY)
     signs += [f"{rank:.2f} of {most} directions are in use"] * (rank < COLLAPSED_RANK and most > 2)

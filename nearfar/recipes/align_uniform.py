@@ -1,4 +1,4 @@
-"""Ten ways to train one small network: do alignment and uniformity on test pairs tell which is good?"""
+"""Eight ways to train one small network: do alignment and uniformity on test pairs tell which is good?"""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def experiment(data: DataFolder) -> Experiment:
                 "probe accuracy": logistic_probe(train_x, train_y, test_x, test_y).accuracy,
                 "knn-20 accuracy": knn_probe(train_x, train_y, test_x, test_y, k=20).accuracy,
                 "alignment": alignment(one, two),
-                "uniformity": uniformity(one).value,
+                "uniformity": uniformity(one),
             }
 
         return run

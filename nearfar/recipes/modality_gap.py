@@ -56,7 +56,7 @@ def experiment(data: DataFolder) -> Experiment:
                 "gap": modality_gap(x, y).distance,
                 "recall@1 image to text": retrieval_metrics(x, y)["recall@1"],
                 "recall@1 text to image": retrieval_metrics(y, x)["recall@1"],
-                "uniformity": (uniformity(x).value + uniformity(y).value) / 2,
+                "uniformity": (uniformity(x) + uniformity(y)) / 2,
                 "category probe": logistic_probe(
                     x[fit_on], y_labels[fit_on], x[test_on], y_labels[test_on]
                 ).accuracy,

@@ -169,5 +169,5 @@ def _figures(space: Space, tests: dict[str, pd.DataFrame]) -> dict[str, float]:
         if name == "sts-b":
             near = scores >= 4
             figures["alignment"] = alignment(one[near], two[near])
-            figures["uniformity"] = uniformity(np.concatenate([one, two])).value
+            figures["uniformity"] = uniformity(np.concatenate([one, two]))
     return figures

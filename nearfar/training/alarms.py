@@ -86,19 +86,29 @@ class CollapseAlarm:
         return None
 
 
+def require_finite(z: dict[str, Tensor]) -> None:
+    """Stop before an objective refuses embeddings that are no numbers as if a user had given them.
+
+    Raises:
+        FloatingPointError: names the first of them that holds NaN or infinity.
+    """
+    for name, x in z.items():
+        if x.is_floating_point() and not bool(torch.isfinite(x).all()):
+            raise FloatingPointError(f"the embeddings {name!r}")
+
+
 def not_finite(
-    terms: dict[str, Tensor], method: nn.Module, folder: Path | None, facts: dict[str, Any]
+    bad: list[str], method: nn.Module, folder: Path | None, facts: dict[str, Any]
 ) -> TrainingError:
     """The error for a step whose loss or gradient is no number; leaves what replays the step.
 
     Args:
-        terms: the loss terms of the step.
+        bad: what is not finite beside gradients.
         method: weights before the step, with the step's gradients.
         folder: where to write `failure/` (weights and `failure.json`); None writes nothing.
         facts: step, seed and row numbers: with the weights, all that a replay needs.
     """
-    bad = [f"loss term {name!r}" for name, term in terms.items() if not bool(torch.isfinite(term))]
-    bad += [
+    bad = bad + [
         f"the gradient of {name}"
         for name, parameter in method.named_parameters()
         if parameter.grad is not None and not bool(torch.isfinite(parameter.grad).all())

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import atexit
 import math
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -23,16 +21,10 @@ from nearfar.data.table import Table
 from nearfar.errors import ArgumentError
 from nearfar.method import Batch, Method, Stage
 from nearfar.progress import progress
-from nearfar.training.alarms import EVERY, GRACE, CollapseAlarm, not_finite
+from nearfar.training.alarms import EVERY, GRACE, CollapseAlarm, not_finite, require_finite
 from nearfar.training.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
-from nearfar.training.gather import (
-    average_gradients,
-    gather,
-    gather_plain,
-    leave_processes,
-    process_count,
-    process_rank,
-)
+from nearfar.training.devices import make_fabric
+from nearfar.training.gather import average_gradients, gather, gather_plain, process_count, process_rank
 from nearfar.training.gradient_cache import cached_backward
 from nearfar.training.loader import ahead, prepare_batch, step_seed, to_device
 from nearfar.training.logs import Log
@@ -96,22 +88,6 @@ def train(
         TrainingError: the loss is not finite, or the space has collapsed.
     """
     return _Trainer(method, table, settings, folder, evaluate, watch_better, fabric).run(resume)
-
-
-def make_fabric(settings: Settings) -> Fabric:
-    """Fabric for this machine: one process, or the processes that torchrun started."""
-    under_torchrun = torch.distributed.is_available() and torch.distributed.is_torchelastic_launched()
-    here = int(os.environ["LOCAL_WORLD_SIZE"]) if under_torchrun else 1
-    fabric = Fabric(
-        accelerator="auto",
-        devices=here,
-        num_nodes=int(os.environ["WORLD_SIZE"]) // here if under_torchrun else 1,
-        strategy="ddp" if under_torchrun else "auto",
-        precision=settings.precision,
-    )
-    fabric.launch()
-    atexit.register(leave_processes)
-    return fabric
 
 
 class _Trainer:
@@ -215,25 +191,31 @@ class _Trainer:
         rate = rate_at(done, self.steps, settings)
         set_rate(self.optimiser, rate)
         sums: dict[str, Tensor] = {}
-        embedded: dict[str, Tensor] = {}
+        embedded: list[dict[str, Tensor]] = []
+        rows = [batch_rows.tolist() for batch_rows, _ in batches]
+        facts = {"step": done + 1, "seed": settings.seed, "rows": rows}
+        folder = self.folder if self.main else None
         for number, (_, prepared) in enumerate(batches):
-            terms, embedded = self._backward(
-                to_device(prepared, self.fabric.device), done * settings.accumulate + number
-            )
+            micro = done * settings.accumulate + number
+            try:
+                terms, z = self._backward(to_device(prepared, self.fabric.device), micro)
+            except FloatingPointError as found:
+                raise not_finite([str(found)], method, folder, facts) from None
+            embedded.append(z)
             for name, term in terms.items():
                 sums[name] = sums.get(name, torch.zeros((), device=term.device)) + term / len(batches)
         average_gradients(method.parameters())
         loss = torch.stack(list(sums.values())).sum()
         norm = self._clip()
         if not (bool(torch.isfinite(loss)) and bool(torch.isfinite(norm))):
-            rows = [batch_rows.tolist() for batch_rows, _ in batches]
-            facts = {"step": done + 1, "seed": settings.seed, "rows": rows}
-            raise not_finite(sums, method, self.folder if self.main else None, facts)
+            bad = [f"loss term {name!r}" for name, term in sums.items() if not bool(torch.isfinite(term))]
+            raise not_finite(bad, method, folder, facts)
         self.prepared_optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
-        method.after_step(embedded, done + 1, self.steps)
+        joined = {name: torch.cat([z[name] for z in embedded]) for name in embedded[0]}
+        method.after_step(joined, done + 1, self.steps)
         if (done + 1) % EVERY == 0:
-            self.alarm.look(embedded, done + 1)
+            self.alarm.look(joined, done + 1)
         negatives = method.negatives(settings.batch_size)
         return {
             "loss": float(loss),
@@ -254,6 +236,7 @@ class _Trainer:
             # Views and dropout differ between processes; what `contrast` draws must not.
             torch.manual_seed(step_seed(settings.seed, micro, ALL_PROCESSES))
             whole = {name: gather(value) for name, value in z.items()}
+            require_finite(whole)
             return method.contrast(whole, gather_plain(batch))
 
         def backward(total: Tensor) -> None:

@@ -16,9 +16,10 @@ from nearfar.files import write_json
 from nearfar.measures.embeddings import Measurement, measure_embeddings
 from nearfar.method import Method
 from nearfar.space import Space
+from nearfar.training.devices import make_fabric
 from nearfar.training.gather import process_rank
 from nearfar.training.settings import Settings
-from nearfar.training.trainer import Run, make_fabric, train
+from nearfar.training.trainer import Run, train
 from nearfar.verbs.building import build_method, encoder_specs, hyperparameters_of
 from nearfar.verbs.measure import Embedded, encoded
 

@@ -51,8 +51,10 @@ def search_table(
         folder: where indexes are kept; None means `indexes` inside the space's folder.
 
     Raises:
-        ArgumentError: the space cannot read the column or the queries.
+        ArgumentError: the space cannot read the column or the queries, or there is no query.
     """
+    if isinstance(queries, str) or not len(queries):
+        raise ArgumentError("queries must be a list with at least one example: give [query]")
     if not isinstance(space, Space):
         folder = (
             Path(space) / "indexes" if folder is None and (Path(space) / "space.json").exists() else folder

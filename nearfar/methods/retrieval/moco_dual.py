@@ -80,7 +80,8 @@ class MoCoDual(Method):
         self.views: dict[str, Any] = {"crop": (crop, 1.0), "flip": flip, "jitter": jitter, "grey": grey}
 
     def negatives(self, batch_size: int) -> int:
-        return self.hardest or len(self.queue.rows)
+        kept = len(self.queue.rows) - self.skip
+        return min(self.hardest or kept, kept)
 
     def prepare(self, rows: dict[str, list[Any]], generator: torch.Generator) -> Batch:
         pixels = self.encoder.prepare(rows["image"])["pixels"]

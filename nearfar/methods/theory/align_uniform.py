@@ -12,7 +12,7 @@ from nearfar.data.kinds import Image, Text
 from nearfar.encoders.encoder import Encoder
 from nearfar.heads.projection import Projection
 from nearfar.method import Batch, Method
-from nearfar.objectives import alignment, info_nce, uniformity, uniformity_to_queue
+from nearfar.objectives import Pairing, alignment, info_nce, uniformity, uniformity_to_queue
 from nearfar.space import Space
 from nearfar.training.teacher import EMATeacher
 from nearfar.views.image import image_views
@@ -82,7 +82,9 @@ class AlignUniform(Method):
         self.views: dict[str, Any] = {"crop": (crop, 1.0), "flip": flip, "jitter": jitter, "grey": grey}
 
     def negatives(self, batch_size: int) -> int:
-        return batch_size - 1 if self.weights["align"] == self.weights["uniform"] == 0 else 0
+        if self.weights["align"] or self.weights["uniform"]:
+            return 0
+        return batch_size - 1 if self.queue is None else len(self.queue.rows)
 
     def prepare(self, rows: dict[str, list[Any]], generator: torch.Generator) -> Batch:
         batch = super().prepare(
@@ -123,9 +125,16 @@ class AlignUniform(Method):
         else:
             terms["uniform"] = uniformity_to_queue(one, self.queue.rows.clone(), self.uniform_t)
         if self.weights["info_nce"]:
-            extra = None if self.queue is None else self.queue.rows.clone()
-            terms["info_nce"] = info_nce(one, two, temperature=self.temperature, extra_keys=extra)
+            terms["info_nce"] = self._contrastive(one, two)
         return {name: self.weights[name] * term for name, term in terms.items() if self.weights[name]}
+
+    def _contrastive(self, one: Tensor, two: Tensor) -> Tensor:
+        if self.queue is None:
+            return info_nce(one, two, temperature=self.temperature)
+        # As in MoCo, the keys of the other rows count only once they are in the queue.
+        alone = Pairing.diagonal(others="ignored")
+        remembered = self.queue.rows.clone()
+        return info_nce(one, two, alone, temperature=self.temperature, extra_keys=remembered)
 
     def after_step(self, z: dict[str, Tensor], step: int, steps: int) -> None:
         if self.queue is not None and self.teacher is not None:
