@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_methods_catalogue import gradients, total
+from test_methods_catalogue import calm, gradients, total
 from torch import Tensor, nn
 
 from nearfar.encoders.text import TransformerText
@@ -153,12 +153,20 @@ def test_twins_come_from_one_pass_of_2b_rows_under_masks_of_their_own(encoder: T
     passes: list[int] = []
     encoder.register_forward_hook(lambda module, inputs, out: passes.append(len(out.pooled)))
     torch.manual_seed(0)
-    z = method.embed(batch(method, [TEXTS[1]] * 4))
+    z = {name: value.detach() for name, value in method.embed(batch(method, [TEXTS[1]] * 4)).items()}
     assert passes == [8]
     assert {name: value.shape for name, value in z.items()} == dict.fromkeys(("one", "two"), (4, 32))
     # One text eight times: no two of the eight rows may share their dropout masks.
     apart = torch.cdist(*[torch.cat([z["one"], z["two"]])] * 2)
     assert float((apart + torch.eye(8)).min()) > 1e-3
+
+
+def test_row_i_of_both_twins_is_text_i(encoder: TransformerText) -> None:
+    method = SimCSE(encoder).train()
+    calm(method)
+    z = method.embed(batch(method, TEXTS))
+    torch.testing.assert_close(z["one"], z["two"], rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(z["one"][1:], z["two"][:-1], atol=1e-3)
 
 
 def test_evaluation_mode_would_give_no_twins_and_is_refused(encoder: TransformerText) -> None:

@@ -103,12 +103,14 @@ def test_the_same_seed_gives_the_same_space_and_another_gives_another(
 
 
 def test_a_run_from_scratch_learns_its_vocabulary_from_its_training_rows(tmp_path: Path) -> None:
-    rows = [(f"{word} stone", word) for word in ("red", "blue", "grey", "round", "flat", "warm")]
+    rows = [
+        (f"{word} stone", f"a {word} pebble") for word in ("red", "blue", "grey", "round", "flat", "warm")
+    ]
     table = write_csv(tmp_path / "t.csv", ["text", "positive"], rows)
     other = write_csv(tmp_path / "o.csv", ["text", "positive"], [("zebra", "quagga"), ("quagga", "zebra")])
     made = fit("simcse", table, encoder="tiny", steps=1, batch_size=4, measure_on=other)
     words = set(made.encoders["text"].tokenizer.get_vocab())  # type: ignore[attr-defined]
-    assert {"stone", "red", "warm"} <= words
+    assert {"stone", "pebble", "red", "warm"} <= words
     assert not {"zebra", "quagga"} & words
     assert made.card["data"]["training_rows"] == 6
     assert made.card["data"]["measured_rows"] == 2

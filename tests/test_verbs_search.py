@@ -51,7 +51,7 @@ def encoded(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
 def test_a_row_is_found_by_its_own_text(folder: Path, pairs_csv: Path) -> None:
     queries = [TEXTS[100], TEXTS[3]]
     found = search_table(folder, pairs_csv, queries, k=4, role="text")
-    assert [[hit.row for hit in hits][0] for hits in found] == [101, 4]
+    assert [hits[0].row for hits in found] == [101, 4]
     for hits, row in zip(found, (100, 3), strict=True):
         assert len(hits) == 4
         assert hits[0].score == pytest.approx(1, abs=1e-5)

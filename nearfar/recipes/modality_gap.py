@@ -16,7 +16,7 @@ from nearfar.recipes.emoji import emoji_tables
 from nearfar.recipes.gap_flow import simulate
 from nearfar.verbs.fitting import fit_rows
 
-SETTINGS: dict[str, Any] = {"steps": 400, "batch_size": 128, "learning_rate": 1e-3, "on_collapse": "warn"}
+SETTINGS: dict[str, Any] = {"steps": 300, "batch_size": 128, "learning_rate": 1e-3, "on_collapse": "warn"}
 DIM = 64
 ARMS: dict[str, dict[str, Any]] = {
     "learned": {"temperature_kind": "exp", "temperature": 0.07},

@@ -54,8 +54,8 @@ def embed(
         space = Space.load(space)
     if not isinstance(table, Table):
         table = read_table(str(table), columns=columns, on_bad_row=on_bad_row)
-    parts = _parts_folder(out, space, table, overwrite)
     roles = _readable(space, table)
+    parts = _parts_folder(out, space, table, overwrite)
     with progress("embedding", len(table)) as shown:
         for number, start in enumerate(range(0, len(table), WINDOW)):
             part = parts / f"{number:08d}.parquet"
@@ -87,7 +87,7 @@ def _parts_folder(out: Path, space: Space, table: Table, overwrite: bool) -> Pat
     parts = out.with_name(out.name + ".parts")
     identity = {"space": space.fingerprint, "table": table.fingerprint, "rows": len(table), "window": WINDOW}
     if (parts / "identity.json").exists() and read_json(parts / "identity.json") != identity:
-        if not overwrite:
+        if any(parts.glob("*.parquet")) and not overwrite:
             raise ArtefactError(
                 f"{parts} holds the beginning of another embedding (another space or table): remove it, or pass "
                 "--overwrite"

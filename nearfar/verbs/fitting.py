@@ -11,7 +11,7 @@ from typing import Any
 from nearfar.data.checks import require_rows
 from nearfar.data.table import Table
 from nearfar.encoders.encoder import Encoder
-from nearfar.errors import ArgumentError
+from nearfar.errors import ArgumentError, TableError
 from nearfar.files import write_json
 from nearfar.measures.embeddings import Measurement, measure_embeddings
 from nearfar.method import Method
@@ -87,6 +87,11 @@ def fit_rows(
         "settings": asdict(settled),
     }
     require_rows(training, settled.batch_size)
+    if held_out is not None and len(held_out) < 2:
+        raise TableError(
+            f"{held_out.name}: one row to measure on is not enough, two are needed: hold out a larger share of the "
+            "rows with --holdout-share, or none with 0"
+        )
     if folder is not None and process_rank() == 0:
         if overwrite:  # not before all has been checked: a mistyped option costs no finished space
             shutil.rmtree(folder)

@@ -134,15 +134,10 @@ def _result(
         for arm, done in per_arm.items()
     }
     claims = [_judged(claim, figures) for claim in experiment.claims]
-    verdicts = {claim["verdict"] for claim in claims}
     return {
         "method": method,
         "claim": claims[0]["words"],
-        "verdict": "contradicted"
-        if "contradicted" in verdicts
-        else "held"
-        if verdicts == {"held"}
-        else "not shown",
+        "verdict": claims[0]["verdict"],
         "claims": claims,
         "seeds": figures,
         "cost": {
