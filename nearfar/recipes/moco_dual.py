@@ -84,12 +84,15 @@ def experiment(data: DataFolder) -> Experiment:
 def _false_negatives(made: MoCoDual, pictures: list[Any], labels: np.ndarray) -> float:
     """Share of the negatives that the method would choose that have the anchor's class.
 
-    The queue is replaced by teacher keys of known pictures, of as many as it holds.
+    The queue is replaced by teacher keys of known pictures. They are shuffled: the table is in the order of
+    its classes, and anchors and keys must come from all of them.
     """
     made.eval()
+    order = np.random.default_rng(0).permutation(len(pictures))
+    labels = labels[order]
     size = min(len(made.queue.rows), len(pictures) // 2)
     encoder, head = made.teacher.model.children()
-    inputs = made.encoder.prepare(pictures)
+    inputs = made.encoder.prepare([pictures[i] for i in order])
     unit = torch.nn.functional.normalize
     keys = torch.cat(
         [unit(head(encoder({"pixels": part}).pooled), dim=-1) for part in inputs["pixels"][:size].split(500)]
