@@ -182,7 +182,9 @@ def test_a_result_is_published_with_verdict_interval_and_cost() -> None:
     for part in ("over 3 seeds", "0123456789abcdef", "nearfar reproduce simcse", "- smaller than the paper"):
         assert part in section
     assert NOT_YET not in section
-    assert "**contradicted** |" in page.split("## Family")[0]
+    assert "**held** |" in page.split("## Family")[0], (
+        "the verdict of a method is that of its main claim, the first"
+    )
 
 
 # -- tables in the guide ---------------------------------------------------------------------------

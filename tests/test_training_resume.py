@@ -17,7 +17,7 @@ from nearfar.errors import ArgumentError
 from nearfar.verbs.fit import fit
 
 FIT = ("--encoder", "tiny", "--epochs", "30", "--batch-size", "32", "--seed", "3", "--measure-every", "10",
-       "--watch", "uniformity", "--checkpoint-every", "3", "--holdout-share", "0.2")  # fmt: skip
+       "--watch", "uniformity", "--checkpoint-every", "3", "--holdout-share", "0.2", "--on-collapse", "warn")  # fmt: skip
 
 
 def losses(folder: Path) -> list[str]:
@@ -77,4 +77,4 @@ def test_resuming_with_other_settings_is_refused(pairs_csv: Path, tmp_path: Path
     kill_after(folder, pairs_csv, 1)
     with pytest.raises(ArgumentError, match="batch_size"):
         fit("simcse", pairs_csv, folder, encoder="tiny", epochs=30, batch_size=16, seed=3, resume=True,
-            measure_every=10, watch="uniformity", holdout_share=0.2)  # fmt: skip
+            measure_every=10, watch="uniformity", holdout_share=0.2, on_collapse="warn")  # fmt: skip
