@@ -17,7 +17,8 @@ from nearfar.errors import ArgumentError
 from nearfar.verbs.fit import fit
 
 FIT = ("--encoder", "tiny", "--epochs", "30", "--batch-size", "32", "--seed", "3", "--measure-every", "10",
-       "--watch", "uniformity", "--checkpoint-every", "3", "--holdout-share", "0.2", "--on-collapse", "warn")  # fmt: skip
+       "--watch", "uniformity", "--checkpoint-every", "3", "--holdout-share", "0.2",
+       "--on-collapse", "warn")  # fmt: skip
 
 
 def losses(folder: Path) -> list[str]:
