@@ -98,10 +98,10 @@ def fingerprint_of_file(path: Path | str) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
-def fingerprint_of_folder(folder: Path | str) -> str:
-    """SHA-256 of the names and bytes of all files below `folder`, as 16 hexadecimal digits."""
+def fingerprint_of_sources(folder: Path | str) -> str:
+    """SHA-256 of the names and bytes of all Python files below `folder`, as 16 hexadecimal digits."""
     digest = hashlib.sha256()
-    for file in sorted(p for p in Path(folder).rglob("*") if p.is_file()):
+    for file in sorted(Path(folder).rglob("*.py")):
         digest.update(str(file.relative_to(folder)).encode())
         digest.update(fingerprint_of_file(file).encode())
     return digest.hexdigest()[:16]

@@ -21,10 +21,8 @@ def words(text: str) -> list[str]:
     """Words of prose or code: lower case, English stop words left out, no stemming.
 
     An identifier counts as a whole and by its parts: `parseHTTPHeader` gives parsehttpheader, parse, http
-    and header; `read_json` gives read_json, read and json. On 5,646 functions of Python's standard
-    library, searched by their docstrings, this takes the mean reciprocal rank (at 10) from 0.257 (whole
-    words, the default of bm25s) to 0.356; on 899 docstrings cut in half, where one half looks for the
-    other, from 0.541 to 0.559.
+    and header; `read_json` gives read_json, read and json. So words of a docstring meet the parts of names in
+    code, and the baseline is a strong one.
     """
     stop = _stop_words()
     found: list[str] = []

@@ -14,7 +14,7 @@ from typing import Any
 
 from nearfar.errors import ArgumentError, NearfarError
 from nearfar.experiment import Claim, DataFolder, Experiment
-from nearfar.files import read_json, write_json
+from nearfar.files import fingerprint_of_sources, read_json, write_json
 from nearfar.measures.intervals import paired_interval
 from nearfar.methods import entry
 from nearfar.progress import progress
@@ -57,7 +57,8 @@ def reproduce(
     partial = out / f".{method}.partial.json"
     if fresh:
         partial.unlink(missing_ok=True)
-    identity = {"data": dict(experiment.data), "versions": versions()}
+    code = fingerprint_of_sources(Path(__file__).parent.parent)
+    identity = {"data": dict(experiment.data), "versions": versions(), "code": code}
     kept = read_json(partial) if partial.exists() else {}
     runs: dict[str, dict[str, Any]] = kept.get("runs", {}) if kept.get("identity") == identity else {}
     with progress(f"reproducing {method}", len(experiment.arms) * count) as shown:
