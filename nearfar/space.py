@@ -162,10 +162,12 @@ class Space:
 
     @property
     def fingerprint(self) -> str:
-        """16 hexadecimal digits of SHA-256 over geometry, weights and their names."""
+        """16 hexadecimal digits of SHA-256 over geometry, settings, weights and their names."""
         digest = hashlib.sha256(self.geometry.encode())
         for part, modules in (("encoder", self.encoders), ("head", self.heads)):
             for modality in sorted(modules):
+                settings = json.dumps(cast(Any, modules[modality]).settings(), sort_keys=True)
+                digest.update(f"{part}.{modality}{settings}".encode())
                 for name, tensor in sorted(modules[modality].state_dict().items()):
                     digest.update(f"{part}.{modality}.{name}{tuple(tensor.shape)}".encode())
                     # Counters have no dimension, and only rows of numbers can be seen as bytes.

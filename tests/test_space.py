@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from samples import tiny_text
+from samples import text_space, tiny_text
 
 from nearfar.encoders.vector import MLPVector
 from nearfar.errors import ArgumentError, ArtefactError
@@ -411,3 +411,18 @@ def test_scores_are_higher_for_what_is_nearer() -> None:
         np.testing.assert_array_equal(space.score(torch.from_numpy(one), torch.from_numpy(two)), scores)
     for geometry in ("cosine", "euclidean"):
         assert (vector_space(geometry).score(one, one).argmax(1) == np.arange(7)).all()
+
+
+def test_changed_settings_of_an_encoder_are_noticed(tmp_path: Path) -> None:
+    """Another pooling or limit gives other embeddings, so neither the space nor its indexes may pass for the old."""
+    space = text_space(["a cat by the barn", "rain over the valley"])
+    before = space.fingerprint
+    folder = space.save(tmp_path / "space")
+    settings = folder / "text" / "encoder.json"
+    changed = json.loads(settings.read_text(encoding="utf-8"))
+    changed["settings"]["pooling"] = "cls" if changed["settings"]["pooling"] != "cls" else "mean"
+    settings.write_text(json.dumps(changed), encoding="utf-8")
+    with pytest.raises(ArtefactError, match="changed after it was saved"):
+        Space.load(folder)
+    space.encoders["text"].pooling = changed["settings"]["pooling"]
+    assert space.fingerprint != before

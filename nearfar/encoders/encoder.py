@@ -53,6 +53,10 @@ class Encoder(nn.Module, ABC):
         """Encode what `prepare` returned."""
 
     @abstractmethod
+    def settings(self) -> dict[str, Any]:
+        """What `load` needs beside the weights, as JSON values; part of a space's fingerprint."""
+
+    @abstractmethod
     def save(self, folder: Path) -> None:
         """Write weights (safetensors) and settings (JSON) into an existing empty folder."""
 

@@ -137,10 +137,14 @@ class ConvNet(PictureEncoder):
         """Encode "pixels", [B, 3, size, size] in [0, 1]; tokens are grid cells, row by row."""
         return grid_features(self.network(self.standardised(inputs)))
 
+    def settings(self) -> dict[str, Any]:
+        """The arguments it was made with."""
+        return dict(self._settings)
+
     def save(self, folder: Path) -> None:
         """Write weights and settings."""
         write_weights(folder, self)
-        write_settings(folder, self, self._settings)
+        write_settings(folder, self)
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -203,11 +207,15 @@ class TransformersImage(PictureEncoder):
         pooled = states.mean(dim=1) if self.pooling == "mean" else states[:, 0]
         return Features(states, mask, pooled)
 
+    def settings(self) -> dict[str, Any]:
+        """The pooling."""
+        return {"pooling": self.pooling}
+
     def save(self, folder: Path) -> None:
         """Write a folder that transformers reads as well."""
         save_model(self.model, folder)
         write_json(folder / "preprocessor_config.json", self.preprocessor)
-        write_settings(folder, self, {"pooling": self.pooling})
+        write_settings(folder, self)
 
     @classmethod
     def load(cls, folder: Path) -> Self:

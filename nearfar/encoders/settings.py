@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from nearfar.encoders.encoder import Encoder
 from nearfar.errors import ArtefactError
 from nearfar.files import read_json, write_json
 
@@ -14,9 +15,9 @@ SETTINGS = "encoder.json"
 WEIGHTS = "model.safetensors"
 
 
-def write_settings(folder: Path, encoder: nn.Module, settings: dict[str, Any]) -> None:
+def write_settings(folder: Path, encoder: Encoder) -> None:
     """Write `encoder.json`: the class of `encoder` by name, and its settings."""
-    write_json(folder / SETTINGS, {"class": type(encoder).__name__, "settings": settings})
+    write_json(folder / SETTINGS, {"class": type(encoder).__name__, "settings": encoder.settings()})
 
 
 def read_settings(folder: Path, expected: str | None = None) -> tuple[str, dict[str, Any]]:

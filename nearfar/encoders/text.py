@@ -274,6 +274,10 @@ class TransformerText(Encoder):
         weights = tuple(out.attentions or ()) if attention else ()
         return Features(tokens, mask, pooled, states if layers else (), weights)
 
+    def settings(self) -> dict[str, Any]:
+        """Pooling, limit and scaling."""
+        return {name: getattr(self, name) for name in ("pooling", "max_length", "normalise")}
+
     def save(self, folder: Path) -> None:
         """Write a folder that sentence-transformers and transformers read as well.
 
@@ -282,8 +286,7 @@ class TransformerText(Encoder):
         save_model(self.model, folder)
         self.tokenizer.save_pretrained(folder)
         write_sentence_folder(folder, self.dim, self.pooling, self.normalise, self.max_length)
-        names = ("pooling", "max_length", "normalise")
-        write_settings(folder, self, {name: getattr(self, name) for name in names})
+        write_settings(folder, self)
 
     @classmethod
     def load(cls, folder: Path) -> Self:

@@ -90,10 +90,14 @@ class MLPVector(Encoder):
         mask = torch.ones(len(pooled), 1, dtype=torch.bool, device=pooled.device)
         return Features(pooled.unsqueeze(1), mask, pooled)
 
+    def settings(self) -> dict[str, Any]:
+        """The arguments it was made with."""
+        return dict(self._settings)
+
     def save(self, folder: Path) -> None:
         """Write weights, statistics and settings."""
         write_weights(folder, self)
-        write_settings(folder, self, self._settings)
+        write_settings(folder, self)
 
     @classmethod
     def load(cls, folder: Path) -> Self:
