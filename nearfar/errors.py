@@ -33,6 +33,17 @@ class MissingExtra(NearfarError, ImportError):  # noqa: N818 - reads as what it 
     """A package that only some uses need is not installed: names the extra."""
 
 
+def check_between(low: float, high: float, **values: float) -> None:
+    """Raise unless each of the named arguments lies in [low, high].
+
+    Raises:
+        ArgumentError: one does not, or is no number.
+    """
+    for name, value in values.items():
+        if not low <= value <= high:
+            raise ArgumentError(f"{name} must be between {low:g} and {high:g}, got {value}")
+
+
 def need(module: str, extra: str) -> ModuleType:
     """Import `module`, or say which extra of nearfar brings it.
 

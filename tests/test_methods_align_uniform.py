@@ -17,6 +17,7 @@ from nearfar.data.kinds import Image
 from nearfar.data.table import Table
 from nearfar.encoders.image import ConvNet
 from nearfar.encoders.text import TransformerText
+from nearfar.errors import ArgumentError
 from nearfar.methods.theory.align_uniform import AlignUniform
 from nearfar.objectives import uniform_optimum
 from nearfar.training.settings import Settings
@@ -248,3 +249,9 @@ def test_measures_are_taken_on_rows_that_training_did_not_see() -> None:
         assert found["uniformity"].n == 12
     seen = fitting.embedded[1][0]["image"]
     np.testing.assert_array_equal(seen, fitting.method.space().encode(held_out.column("image")))
+
+
+@pytest.mark.parametrize("weight", [0.0, -1.0])
+def test_weights_that_teach_nothing_are_refused(weight: float) -> None:
+    with pytest.raises(ArgumentError, match="one of them above 0"):
+        method(align_weight=0.0, uniform_weight=weight)

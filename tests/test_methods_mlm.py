@@ -195,3 +195,8 @@ def test_a_tokenizer_without_a_mask_is_refused(encoder: TransformerText) -> None
     encoder.tokenizer.mask_token = None
     with pytest.raises(ArgumentError, match="mask token"):
         MLM(encoder)
+
+
+def test_a_share_of_tokens_out_of_range_is_refused(encoder: TransformerText) -> None:
+    with pytest.raises(ArgumentError, match="share must be between 0 and 1"):
+        MLM(encoder, share=1.5)

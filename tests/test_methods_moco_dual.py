@@ -290,7 +290,11 @@ def test_the_head_and_the_teacher_are_for_training_only() -> None:
     assert space.encode(PICTURES).shape == (8, made.encoder.dim)
 
 
-def test_skipping_the_whole_queue_is_refused() -> None:
-    made = method(queue=20, hardest=0, skip=20)
-    with pytest.raises(ArgumentError, match="hardest"):
-        made.contrast(made.embed(batch(made)), {})
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("skip", 20), ("hardest", -1), ("lam", -0.1), ("momentum", 1.5), ("guard", 2.0), ("queue", 0)],
+)
+def test_values_out_of_range_are_refused_before_anything_is_made(name: str, value: float) -> None:
+    word = "decay" if name == "momentum" else name
+    with pytest.raises(ArgumentError, match=f"{word} must be between"):
+        method(**{"queue": 20, "hardest": 0, name: value})

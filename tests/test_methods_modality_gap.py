@@ -247,3 +247,9 @@ def test_two_towers_stay_two() -> None:
     moved = copied.embed(batch)
     torch.testing.assert_close(moved["image"], z["image"])
     assert not torch.allclose(moved["text"], z["text"])
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.1])
+def test_a_share_of_steps_out_of_range_is_refused(share: float) -> None:
+    with pytest.raises(ArgumentError, match="swap_share must be between 0 and 1"):
+        method(swap_share=share)

@@ -8,6 +8,8 @@ from typing import TypeVar
 import torch
 from torch import nn
 
+from nearfar.errors import check_between
+
 M = TypeVar("M", bound=nn.Module)
 
 
@@ -22,10 +24,14 @@ class EMATeacher(nn.Module):
     Args:
         student: the network to follow; not registered as a part of this module.
         decay: weight of the old value, in [0, 1].
+
+    Raises:
+        ArgumentError: the decay is out of range.
     """
 
     def __init__(self, student: nn.Module, decay: float) -> None:
         super().__init__()
+        check_between(0, 1, decay=decay)
         self.model = copy.deepcopy(student).requires_grad_(False)
         self.decay = decay
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from nearfar.errors import ArgumentError
+from nearfar.errors import ArgumentError, check_between
 
 ASPECT = (3 / 4, 4 / 3)
 """Width over height of a crop, as in Szegedy et al., CVPR 2015."""
@@ -60,9 +60,7 @@ def image_views(
         raise ArgumentError(f"images must be [B, 3, H, W]; got {list(images.shape)}")
     if not 0 < crop[0] <= crop[1] <= 1:
         raise ArgumentError(f"crop={crop}: give the smallest and the largest part kept, both in (0, 1]")
-    for name, value in (("jitter", jitter), ("grey", grey), ("blur", blur)):
-        if not 0 <= value <= 1:
-            raise ArgumentError(f"{name}={value} must be in [0, 1]")
+    check_between(0, 1, jitter=jitter, grey=grey, blur=blur)
     if n < 1 or noise < 0:
         raise ArgumentError(f"n={n} must be at least 1, noise={noise} at least 0")
     views = images.repeat(n, 1, 1, 1)

@@ -10,6 +10,7 @@ from torch import Tensor
 from nearfar.data.kinds import Image, Text
 from nearfar.encoders.encoder import Encoder
 from nearfar.encoders.towers import linear_towers
+from nearfar.errors import check_between
 from nearfar.method import Batch, Method
 from nearfar.objectives import Temperature, info_nce
 from nearfar.space import Space
@@ -62,6 +63,7 @@ class ModalityGap(Method):
         swap_share: float = 0.05,
     ) -> None:
         super().__init__()
+        check_between(0, 1, swap_share=swap_share)
         self.towers = linear_towers({"image": image, "text": text}, dim)
         final = final_temperature if temperature_kind == "linear" else None
         self.temperature = Temperature(

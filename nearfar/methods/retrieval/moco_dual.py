@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from nearfar.batching.queue import Queue
 from nearfar.data.kinds import Image
 from nearfar.encoders.encoder import Encoder
+from nearfar.errors import check_between
 from nearfar.heads.projection import Projection
 from nearfar.method import Batch, Method
 from nearfar.objectives import Pairing, info_nce
@@ -71,6 +73,11 @@ class MoCoDual(Method):
         grey: float = 0.2,
     ) -> None:
         super().__init__()
+        check_between(0, 1, lam=lam)
+        check_between(1, math.inf, queue=queue)
+        check_between(0, math.inf, hardest=hardest)
+        check_between(0, queue - 1, skip=skip)
+        check_between(-1, 1, guard=guard)
         self.encoder = encoder
         self.head = Projection(encoder.dim, dim, kind="linear")
         self.teacher = EMATeacher(nn.ModuleList([encoder, self.head]), momentum)

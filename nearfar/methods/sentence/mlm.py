@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from nearfar.data.kinds import Text
 from nearfar.encoders.text import TransformerText
-from nearfar.errors import ArgumentError
+from nearfar.errors import ArgumentError, check_between
 from nearfar.heads.language import MLMHead
 from nearfar.method import Batch, Method
 from nearfar.space import Space
@@ -33,6 +33,7 @@ class MLM(Method):
 
     def __init__(self, encoder: TransformerText, share: float = 0.15) -> None:
         super().__init__()
+        check_between(0, 1, share=share)
         if encoder.tokenizer.mask_token_id is None:
             raise ArgumentError("mlm needs an encoder whose tokenizer has a mask token")
         self.encoder, self.share = encoder, share

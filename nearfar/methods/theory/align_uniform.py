@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from nearfar.batching.queue import Queue
 from nearfar.data.kinds import Image, Text
 from nearfar.encoders.encoder import Encoder
+from nearfar.errors import ArgumentError, check_between
 from nearfar.heads.projection import Projection
 from nearfar.method import Batch, Method
 from nearfar.objectives import Pairing, alignment, info_nce, uniformity, uniformity_to_queue
@@ -72,10 +74,16 @@ class AlignUniform(Method):
         grey: float = 0.2,
     ) -> None:
         super().__init__()
+        check_between(0, math.inf, queue=queue)
         self.encoder = encoder
         self.example = encoder.kind.name
         self.head = Projection(encoder.dim, dim, kind="linear")
         self.weights = {"align": align_weight, "uniform": uniform_weight, "info_nce": contrast_weight}
+        if not max(self.weights.values()) > 0 or min(self.weights.values()) < 0:
+            raise ArgumentError(
+                "align_weight, uniform_weight and contrast_weight must be 0 or more, and one of them above 0, "
+                f"got {align_weight}, {uniform_weight} and {contrast_weight}"
+            )
         self.align_power, self.uniform_t, self.temperature = align_power, uniform_t, temperature
         self.teacher = EMATeacher(nn.ModuleList([encoder, self.head]), momentum) if queue else None
         self.queue = Queue(queue, dim) if queue else None
