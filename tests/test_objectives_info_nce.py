@@ -210,19 +210,37 @@ def test_chunks_and_textbook_agree_in_value_and_gradient(monkeypatch: pytest.Mon
         torch.testing.assert_close(one, two, atol=1e-6, rtol=1e-5)
 
 
+def bytes_kept(loss: Callable[..., Tensor], *inputs: Tensor) -> int:
+    """Bytes that the graph of a loss holds for its backward pass."""
+    kept = 0
+
+    def pack(x: Tensor) -> Tensor:
+        nonlocal kept
+        kept += x.numel() * x.element_size()
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+        loss(*(x.requires_grad_() for x in inputs))
+    return kept
+
+
+def test_the_streaming_kernel_keeps_the_gradients_and_nothing_else_for_backward() -> None:
+    n, d = 512, 8
+    for symmetric in (False, True):
+        kept = bytes_kept(
+            lambda q, k, s=symmetric: info_nce(q, k, temperature=0.1, symmetric=s), rows(n, d), rows(n, d, 1)
+        )
+        assert 0 <= kept - 2 * n * d * 8 < 64
+    itself = bytes_kept(lambda z: info_nce(z, z, Pairing.twins(), temperature=0.1), rows(n, d))
+    assert 0 <= itself - n * d * 8 < 64
+
+
 def test_chunks_keep_nothing_of_the_size_of_the_matrix_for_backward(monkeypatch: pytest.MonkeyPatch) -> None:
     def kept(n: int) -> int:
-        bytes_kept = 0
-
-        def pack(x: Tensor) -> Tensor:
-            nonlocal bytes_kept
-            bytes_kept += x.numel() * x.element_size()
-            return x
-
-        q, k = rows(n, 8).requires_grad_(), rows(n, 8, 1).requires_grad_()
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
-            info_nce(q, k, temperature=0.1, symmetric=True)
-        return bytes_kept
+        hardest = Pairing.diagonal().hardest(5)
+        return bytes_kept(
+            lambda q, k: info_nce(q, k, hardest, temperature=0.1, symmetric=True), rows(n, 8), rows(n, 8, 1)
+        )
 
     textbook = kept(1024)
     in_chunks(monkeypatch, 1 << 14)

@@ -6,7 +6,7 @@ float64), also inside `torch.autocast`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
@@ -17,6 +17,8 @@ from nearfar.geometry.rows import at_least_float32, unit_rows
 
 Score = Callable[[Tensor, Tensor], Tensor]
 """Rows [N, d] and rows [M, d] to scores [N, M]."""
+ScoreName = Literal["cosine", "dot", "euclidean"]
+"""The names in `SCORES`."""
 
 
 def dot(a: Tensor, b: Tensor) -> Tensor:
@@ -57,6 +59,27 @@ def negative_squared_distance(a: Tensor, b: Tensor) -> Tensor:
     a, b = a - centre, b - centre
     squares = a.square().sum(-1)[..., :, None] + b.square().sum(-1)[..., None, :]
     return (2 * dot(a, b) - squares).clamp(max=0)
+
+
+def euclidean_factors(queries: Tensor, keys: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+    """Rows whose inner products are -|q_i - k_j|^2: (2 q, -|q|^2, 1) and (k, 1, -|k|^2) about the keys' mean.
+
+    Args:
+        queries: [B, d].
+        keys: groups [M, d].
+
+    Returns:
+        [B, d + 2] and groups [M, d + 2].
+    """
+    queries = at_least_float32(queries)
+    keys = [at_least_float32(group) for group in keys]
+    # Distances do not change when both are moved; near the origin the terms cancel least.
+    centre = keys[0].detach().mean(dim=0)
+    queries, keys = queries - centre, [group - centre for group in keys]
+    ones = [torch.ones_like(rows[:, :1]) for rows in (queries, *keys)]
+    squares = [-rows.square().sum(1, keepdim=True) for rows in (queries, *keys)]
+    both = zip(keys, ones[1:], squares[1:], strict=True)
+    return torch.cat([2 * queries, squares[0], ones[0]], 1), [torch.cat(parts, 1) for parts in both]
 
 
 def pair_distance(a: Tensor, b: Tensor, p: Literal[1, 2] = 2, *, squared: bool = False) -> Tensor:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from torch import Tensor
 from nearfar.errors import ArgumentError
 from nearfar.objectives.nearness import check_length, check_matrix
 from nearfar.objectives.tile import Block, Tile
+from nearfar.ops.pair_rule import PairRule
 
 
 class Adjustment(ABC):
@@ -26,6 +28,10 @@ class Adjustment(ABC):
     def check(self, n_rows: int, n_columns: int) -> None:
         """Raise ArgumentError unless it can say something about n_rows x n_columns pairs."""
         return
+
+    def onto(self, rule: PairRule, device: torch.device) -> PairRule | None:
+        """The rule of a streaming kernel with this change; None where it must be asked for every tile."""
+        return None
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +50,11 @@ class IgnoredIds(Adjustment):
         key_ids = self.ids if self.key_ids is None else self.key_ids
         equal = tile.of_rows(self.ids)[:, None] == tile.of_columns(key_ids)[None, :]
         return block.without(equal & (block.target == 0))
+
+    def onto(self, rule: PairRule, device: torch.device) -> PairRule:
+        ids = self.ids.to(device)
+        key_ids = ids if self.key_ids is None else self.key_ids.to(device)
+        return replace(rule, same=(*rule.same, (ids, key_ids)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,6 +107,9 @@ class DiagonalLogWeight(Adjustment):
     def apply(self, block: Block, tile: Tile) -> Block:
         on_diagonal = tile.row_index == tile.column_index
         return block.weighted(torch.zeros_like(block.target).masked_fill(on_diagonal, self.alpha))
+
+    def onto(self, rule: PairRule, device: torch.device) -> PairRule:
+        return replace(rule, diagonal=rule.diagonal * math.exp(self.alpha))
 
 
 @dataclass(frozen=True)

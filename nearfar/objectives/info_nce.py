@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Literal
 
@@ -9,15 +10,21 @@ import torch
 from torch import Tensor
 
 from nearfar.errors import ArgumentError
-from nearfar.geometry import SCORES, Score, at_least_float32, dot, finite_rows, unit_rows
-from nearfar.objectives.inputs import check_alike, check_extra_keys, check_one_width
+from nearfar.geometry import SCORES, Score, ScoreName, at_least_float32, dot, finite_rows, unit_rows
+from nearfar.objectives.inputs import (
+    OnNoPositive,
+    check_alike,
+    check_all_found,
+    check_extra_keys,
+    check_one_width,
+)
 from nearfar.objectives.pairing import Pairing
 from nearfar.objectives.row_loss import Denominator, Keys, Many, RowLosses, Softmax
+from nearfar.objectives.streamed import streamed_form, streamed_loss
+from nearfar.objectives.textbook import TEXTBOOK_CELLS, textbook_loss
 from nearfar.ops.row_chunks import fits
 
 Reduction = Literal["mean", "none", "sum"]
-OnNoPositive = Literal["error", "skip"]
-ScoreName = Literal["cosine", "dot", "euclidean"]
 
 
 def info_nce(
@@ -43,7 +50,9 @@ def info_nce(
     with s = score / temperature, t the targets and w the weights of the pairing (w = 0 where ignored).
     With denominator="own" the sum over k holds the positive j itself and the far keys, no other positive;
     with "sum_inside" all positives are own ones, and it makes no difference. An ignored pair has exactly zero
-    gradient. Memory is O(B M) up to 4 million pairs, and linear in B and M above.
+    gradient. Memory is linear in B and M; the forms that the streaming kernel computes (`Pairing.diagonal`,
+    `twins`, `index`, `same`, with ignored ids and weights of keys, under a named score, reduced) keep their
+    gradients alone for the backward pass and have no second derivatives.
 
     van den Oord et al. "Representation Learning with Contrastive Predictive Coding." 2018 (one positive);
     Khosla et al. "Supervised Contrastive Learning." NeurIPS 2020, eq. 2 (mean) and 3 (sum inside).
@@ -71,20 +80,49 @@ def info_nce(
     check_alike(tensors)
     check_one_width(queries, keys)
     compare = _compare(score)
-    queries, keys = (_prepared(tensors[name], score, name) for name in ("queries", "keys"))
     softmax = Softmax(temperature, many, denominator)
-    forward, backward = _similarities(queries, keys, compare)
-    groups = [Keys(len(keys), forward, pairing or Pairing.diagonal())]
+    _check_reduction(reduction, on_no_positive)
+    pairing, n_rows, n_keys = pairing or Pairing.diagonal(), len(queries), len(keys)
     if extra_keys is not None:
         check_extra_keys(extra_keys, queries)
-        extra = _prepared(extra_keys, score, "extra_keys")
-        rows_of = _against_extra(queries, extra, compare, batched=not callable(score))
-        groups.append(Keys(extra.shape[-queries.ndim], rows_of, extra_pairing or Pairing.none()))
+        extra_pairing = extra_pairing or Pairing.none()
     elif extra_pairing is not None:
         raise ArgumentError("extra_pairing is given without extra_keys")
-    return _contrast(
-        softmax, groups, len(queries), backward if symmetric else None, reduction, on_no_positive
-    )
+    n_extra = 0 if extra_keys is None else extra_keys.shape[-queries.ndim]
+    _check_pairings(n_rows, [(pairing, n_keys), (extra_pairing, n_extra)], symmetric, reduction)
+    loss: Tensor | None = None
+    if callable(score) or reduction == "none":
+        pass
+    elif extra_keys is None and pairing.is_plain_diagonal and n_rows * n_keys <= TEXTBOOK_CELLS:
+        loss = textbook_loss(queries, keys, temperature, score, symmetric, reduction)
+    elif extra_keys is None or extra_keys.ndim == 2:
+        only_one_near = many != "mean" or denominator != "all"
+        form = streamed_form(
+            n_rows, pairing, extra_pairing, queries.device, symmetric=symmetric, only_one_near=only_one_near
+        )
+        if form is not None:
+            loss = streamed_loss(
+                form,
+                queries,
+                keys,
+                extra_keys,
+                temperature=temperature,
+                score=score,
+                symmetric=symmetric,
+                reduction=reduction,
+                on_no_positive=on_no_positive,
+            )
+    if loss is not None and math.isfinite(loss.detach().item()):
+        return loss
+    # Otherwise a row is not finite, which is refused below, or has nothing to be compared with.
+    queries, keys = (_prepared(tensors[name], score, name) for name in ("queries", "keys"))
+    forward, backward = _similarities(queries, keys, compare)
+    groups = [Keys(n_keys, forward, pairing)]
+    if extra_keys is not None and extra_pairing is not None:
+        extra = _prepared(extra_keys, score, "extra_keys")
+        rows_of = _against_extra(queries, extra, compare, batched=not callable(score))
+        groups.append(Keys(n_extra, rows_of, extra_pairing))
+    return _contrast(softmax, groups, n_rows, backward if symmetric else None, reduction, on_no_positive)
 
 
 def info_nce_from_scores(
@@ -126,12 +164,14 @@ def info_nce_from_scores(
             )
         tensors[name] = finite_rows(matrix, name)
     softmax = Softmax(temperature, many, denominator)
+    _check_reduction(reduction, on_no_positive)
     groups = [Keys(scores.shape[1], _rows_of(tensors["scores"]), pairing or Pairing.diagonal())]
     if extra_scores is not None:
         extra = _rows_of(tensors["extra_scores"])
         groups.append(Keys(extra_scores.shape[1], extra, extra_pairing or Pairing.none()))
     elif extra_pairing is not None:
         raise ArgumentError("extra_pairing is given without extra_scores")
+    _check_pairings(len(scores), [(group.pairing, group.n) for group in groups], symmetric, reduction)
     backward = _rows_of(tensors["scores"].mT) if symmetric else None
     return _contrast(softmax, groups, len(scores), backward, reduction, on_no_positive)
 
@@ -238,41 +278,42 @@ def _contrast(
     on_no_positive: OnNoPositive,
 ) -> Tensor:
     """Loss of the queries, or its mean with that of the keys if `backward` gives the scores of these."""
+    directions = [softmax.losses(n_rows, groups)]
+    check_all_found(directions[0].found, ("query", "key"), on_no_positive)
+    if backward is not None:
+        turned = [Keys(n_rows, backward, groups[0].pairing.reversed())]
+        directions.append(softmax.losses(groups[0].n, turned))
+        check_all_found(directions[1].found, ("key", "query"), on_no_positive)
+    reduced = [_reduced(losses, reduction) for losses in directions]
+    return reduced[0] if len(reduced) == 1 else (reduced[0] + reduced[1]) / 2
+
+
+def _check_reduction(reduction: Reduction, on_no_positive: OnNoPositive) -> None:
     if reduction not in ("mean", "none", "sum") or on_no_positive not in ("error", "skip"):
         raise ArgumentError(
             "reduction must be 'mean', 'none' or 'sum' and on_no_positive 'error' or 'skip', "
             f"got {reduction!r} and {on_no_positive!r}"
         )
-    for group in groups:
-        group.pairing.check(n_rows, group.n)
-    directions = [_direction(softmax, n_rows, groups, ("query", "key"), on_no_positive)]
-    if backward is not None:
-        turned = [Keys(n_rows, backward, groups[0].pairing.reversed())]
-        directions.append(_direction(softmax, groups[0].n, turned, ("key", "query"), on_no_positive))
-        if reduction == "none" and groups[0].n != n_rows:
-            raise ArgumentError(f"symmetric with reduction='none' needs as many keys as queries ({n_rows})")
-    reduced = [_reduced(losses, reduction) for losses in directions]
-    return reduced[0] if len(reduced) == 1 else (reduced[0] + reduced[1]) / 2
 
 
-def _direction(
-    softmax: Softmax, n_rows: int, groups: list[Keys], names: tuple[str, str], on_no_positive: OnNoPositive
-) -> RowLosses:
-    row, column = names
-    choice = sum(group.pairing.nearness.keys_of_a_row(group.n) for group in groups)
-    if n_rows < 1 or choice < 2:
-        raise ArgumentError(
-            f"{n_rows} rows with {choice} {column} to choose from: without negatives nothing can be told "
-            "apart; use a larger batch or extra keys"
-        )
-    losses = softmax.losses(n_rows, groups)
-    if on_no_positive == "error" and not bool(losses.found.all()):
-        alone = (~losses.found).nonzero()
-        raise ArgumentError(
-            f"{row} row {int(alone[0]) + 1} has no near {column} ({len(alone)} such rows): give it one, "
-            "or leave such rows out with on_no_positive='skip'"
-        )
-    return losses
+def _check_pairings(
+    n_rows: int, groups: list[tuple[Pairing | None, int]], symmetric: bool, reduction: Reduction
+) -> None:
+    """Refuse pairings that do not fit the numbers of rows and keys, and rows without a choice."""
+    given = [(pairing, n) for pairing, n in groups if pairing is not None]
+    for pairing, n in given:
+        pairing.check(n_rows, n)
+    first, n_keys = given[0]
+    directions = [(n_rows, given, "key")] + [(n_keys, [(first.reversed(), n_rows)], "query")] * symmetric
+    for rows, columns, name in directions:
+        choice = sum(pairing.nearness.keys_of_a_row(n) for pairing, n in columns)
+        if rows < 1 or choice < 2:
+            raise ArgumentError(
+                f"{rows} rows with {choice} {name} to choose from: without negatives nothing can be told "
+                "apart; use a larger batch or extra keys"
+            )
+    if symmetric and reduction == "none" and n_keys != n_rows:
+        raise ArgumentError(f"symmetric with reduction='none' needs as many keys as queries ({n_rows})")
 
 
 def _reduced(losses: RowLosses, reduction: Reduction) -> Tensor:

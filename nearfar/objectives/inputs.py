@@ -3,10 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Literal
 
 from torch import Tensor
 
 from nearfar.errors import ArgumentError
+
+OnNoPositive = Literal["error", "skip"]
+
+
+def check_all_found(found: Tensor, names: tuple[str, str], on_no_positive: OnNoPositive) -> None:
+    """Raise ArgumentError if a row has no near key and that is an error.
+
+    Args:
+        found: [N] whether a row has one.
+        names: what a row and a column are called.
+        on_no_positive: "error" or "skip".
+    """
+    if on_no_positive == "error" and not bool(found.all()):
+        alone = (~found).nonzero()
+        row, column = names
+        raise ArgumentError(
+            f"{row} row {int(alone[0]) + 1} has no near {column} ({len(alone)} such rows): give it one, "
+            "or leave such rows out with on_no_positive='skip'"
+        )
 
 
 def check_alike(tensors: Mapping[str, Tensor]) -> None:

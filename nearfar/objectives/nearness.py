@@ -13,6 +13,25 @@ from nearfar.errors import ArgumentError
 from nearfar.objectives.tile import Block, Tile
 
 
+@dataclass(frozen=True, eq=False)
+class Streamed:
+    """A nearness that needs no tile: one near key per row, or equal labels, or none.
+
+    Attributes:
+        index: [B] the only near key of each query.
+        one_to_one: each key is near at most one query.
+        labels: of the queries and of the keys: equal ones are near.
+        skips_self: query i and key i are one row, and ignored.
+        ignores_others: keys that are not near are ignored.
+    """
+
+    index: Tensor | None = None
+    one_to_one: bool = False
+    labels: tuple[Tensor, Tensor] | None = None
+    skips_self: bool = False
+    ignores_others: bool = False
+
+
 class Nearness(ABC):
     """Which keys are near, far or out of sight, before anything is ignored or weighted."""
 
@@ -37,10 +56,17 @@ class Nearness(ABC):
         """The rule, still on queries x keys, for the direction from keys to queries."""
         return self
 
+    def streamed(self, n_rows: int, device: torch.device) -> Streamed | None:
+        """What a streaming kernel needs to know; None where it must be asked for every tile."""
+        return None
+
 
 @dataclass(frozen=True, eq=False)
 class Nothing(Nearness):
     """No key is near: all are far."""
+
+    def streamed(self, n_rows: int, device: torch.device) -> Streamed:
+        return Streamed()
 
     def block(self, tile: Tile) -> Block:
         shape = len(tile.rows), len(tile.columns)
@@ -62,6 +88,10 @@ class Diagonal(Nearness):
     def keys_of_a_row(self, n_columns: int) -> int:
         return n_columns if self.others == "far" else 1
 
+    def streamed(self, n_rows: int, device: torch.device) -> Streamed:
+        own = torch.arange(n_rows, device=device)
+        return Streamed(own, one_to_one=True, ignores_others=self.others == "ignored")
+
     def block(self, tile: Tile) -> Block:
         near = tile.row_index == tile.column_index
         block = Block(near.to(tile.dtype))
@@ -81,6 +111,10 @@ class Twins(Nearness):
 
     def keys_of_a_row(self, n_columns: int) -> int:
         return n_columns - 1
+
+    def streamed(self, n_rows: int, device: torch.device) -> Streamed:
+        partner = torch.arange(n_rows, device=device).roll(n_rows // 2)
+        return Streamed(partner, one_to_one=True, skips_self=True)
 
     def block(self, tile: Tile) -> Block:
         partner = (tile.row_index + tile.n_rows // 2) % tile.n_rows
@@ -103,6 +137,12 @@ class Same(Nearness):
     def keys_of_a_row(self, n_columns: int) -> int:
         return n_columns if self.key_labels is not None else n_columns - 1
 
+    def streamed(self, n_rows: int, device: torch.device) -> Streamed:
+        labels = self.labels.to(device)
+        if self.key_labels is None:
+            return Streamed(labels=(labels, labels), skips_self=True)
+        return Streamed(labels=(labels, self.key_labels.to(device)))
+
     def block(self, tile: Tile) -> Block:
         keys = self.labels if self.key_labels is None else self.key_labels
         near = tile.of_rows(self.labels)[:, None] == tile.of_columns(keys)[None, :]
@@ -121,6 +161,9 @@ class Index(Nearness):
     def check(self, n_rows: int, n_columns: int) -> None:
         check_length(self.targets, n_rows, "targets", "query")
         check_range(self.targets[:, None], n_columns, "targets")
+
+    def streamed(self, n_rows: int, device: torch.device) -> Streamed:
+        return Streamed(self.targets.to(device, torch.long))
 
     def block(self, tile: Tile) -> Block:
         near = tile.of_rows(self.targets)[:, None] == tile.column_index

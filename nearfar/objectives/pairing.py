@@ -122,6 +122,12 @@ class Pairing:
         """No key is near: all are far (for extra keys)."""
         return cls(Nothing())
 
+    @property
+    def is_plain_diagonal(self) -> bool:
+        """Whether this is `Pairing.diagonal()` and nothing else."""
+        plain = isinstance(self.nearness, Diagonal) and self.nearness.others == "far"
+        return plain and not self.adjustments and self.rank is None
+
     def ignoring(self, ids: Tensor, key_ids: Tensor | None = None) -> Self:
         """Pairs of equal ids are no negatives: neither near nor far, unless they are near.
 
