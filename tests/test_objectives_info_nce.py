@@ -1,5 +1,6 @@
 """InfoNCE against loops written from its formula, for every way of pairing."""
 
+import importlib
 import math
 from collections.abc import Callable
 
@@ -10,8 +11,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from nearfar.errors import ArgumentError
+from nearfar.geometry import cosine
 from nearfar.objectives import Pairing, info_nce, info_nce_from_scores, nt_xent, number_of_negatives, sup_con
-from nearfar.ops import row_chunks
+from nearfar.ops import row_chunks, tiles, torch_softmax, two_passes
+
+info_nce_module = importlib.import_module("nearfar.objectives.info_nce")
 
 B, M, D = 6, 6, 4
 LABELS = torch.tensor([0, 1, 0, 2, 1, 2])
@@ -121,6 +125,9 @@ FORMS: dict[str, tuple[Pairing, tuple[Tensor, Tensor]]] = {
 
 
 def in_chunks(monkeypatch: pytest.MonkeyPatch, cells: int) -> None:
+    monkeypatch.setattr(info_nce_module, "TEXTBOOK_CELLS", 0)
+    for module in (tiles, torch_softmax, two_passes):
+        monkeypatch.setattr(module, "TILE", max(1, cells // 6))
     monkeypatch.setattr(row_chunks, "TEXTBOOK_CELLS", 0)
     monkeypatch.setattr(row_chunks, "CHUNK_CELLS", cells)
 
@@ -580,6 +587,13 @@ def test_log_weights_that_are_learned_receive_their_gradient(branch: str) -> Non
         return info_nce(rows(B), rows(M, seed=1), pairing, temperature=0.4)
 
     assert torch.autograd.gradcheck(loss, (SHIFT.clone().requires_grad_(), SHIFT[0].clone().requires_grad_()))
+
+
+def test_a_score_that_is_a_function_has_second_derivatives() -> None:
+    q, k = rows(B).requires_grad_(), rows(M, seed=1).requires_grad_()
+    loss = lambda q, k: info_nce(q, k, temperature=0.5, score=cosine)  # noqa: E731
+    assert torch.autograd.gradgradcheck(loss, (q, k))
+    torch.testing.assert_close(loss(q, k), info_nce(q, k, temperature=0.5))
 
 
 def test_the_temperature_gradient_is_its_finite_difference() -> None:

@@ -1,6 +1,7 @@
 """Pure functions from embeddings to losses, and the pairings that say who is near."""
 
 from nearfar.objectives.alignment import alignment
+from nearfar.objectives.binary_nce import binary_nce
 from nearfar.objectives.info_nce import info_nce, info_nce_from_scores, nt_xent, sup_con
 from nearfar.objectives.margins import pair_margin, triplet_margin
 from nearfar.objectives.negatives import number_of_negatives
@@ -15,6 +16,7 @@ __all__ = [
     "Temperature",
     "Tile",
     "alignment",
+    "binary_nce",
     "info_nce",
     "info_nce_from_scores",
     "nt_xent",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Literal
 
@@ -27,6 +28,16 @@ def check_all_found(found: Tensor, names: tuple[str, str], on_no_positive: OnNoP
             f"{row} row {int(alone[0]) + 1} has no near {column} ({len(alone)} such rows): give it one, "
             "or leave such rows out with on_no_positive='skip'"
         )
+
+
+def check_temperature(temperature: float | Tensor) -> None:
+    """Raise ArgumentError unless it is one finite number above 0."""
+    one = not isinstance(temperature, Tensor) or temperature.numel() == 1
+    if (
+        not one
+        or not 0 < float(temperature.detach() if isinstance(temperature, Tensor) else temperature) < math.inf
+    ):
+        raise ArgumentError(f"temperature must be one finite number above 0, got {temperature}")
 
 
 def check_alike(tensors: Mapping[str, Tensor]) -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from nearfar.errors import ArgumentError
+from nearfar.objectives.inputs import check_temperature
 from nearfar.objectives.pairing import Pairing
 from nearfar.objectives.tile import Block
 from nearfar.ops.row_chunks import over_row_chunks
@@ -60,9 +61,7 @@ class Softmax:
     denominator: Denominator
 
     def __post_init__(self) -> None:
-        value = torch.as_tensor(self.temperature).detach()
-        if value.numel() != 1 or not 0 < value.item() < torch.inf:
-            raise ArgumentError(f"temperature must be one finite number above 0, got {self.temperature}")
+        check_temperature(self.temperature)
         if self.many not in ("mean", "sum_inside"):
             raise ArgumentError(f"many must be 'mean' or 'sum_inside', got {self.many!r}")
         if self.denominator not in ("all", "own"):

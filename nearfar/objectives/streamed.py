@@ -64,7 +64,7 @@ def streamed_form(
     """
     extra_pairing = extra_pairing or Pairing.none()
     near = pairing.nearness.streamed(n_rows, device)
-    first, extra = _rule(pairing, device), _rule(extra_pairing, device)
+    first, extra = streamed_rule(pairing, device), streamed_rule(extra_pairing, device)
     if near is None or first is None or extra is None or not isinstance(extra_pairing.nearness, Nothing):
         return None
     if near.index is None and near.labels is None:
@@ -78,7 +78,8 @@ def streamed_form(
     return Form(near, replace(rule, skip_diagonal=near.skips_self, near=near.labels), log_weights, *extra)
 
 
-def _rule(pairing: Pairing, device: torch.device) -> tuple[PairRule, Tensor | None] | None:
+def streamed_rule(pairing: Pairing, device: torch.device) -> tuple[PairRule, Tensor | None] | None:
+    """Which pairs are in the denominators, and the log-weights of keys; None if that needs to be asked by tiles."""
     if pairing.rank is not None or pairing.turned:
         return None
     rule, log_weights = PairRule(), None
@@ -153,10 +154,11 @@ def streamed_loss(
     loss = softmax_contrast(queries, columns, terms, temperature=temperature, unit=unit)
     if near.labels is None:
         return loss
-    pulled = _pulled_by_labels(near, queries, sides[0], _shared(row, per_row))
+    skip = near.skips_self
+    pulled = sum_over_labels(near.labels, queries, sides[0], _shared(row, per_row), skips_self=skip)
     if column is not None:
-        turned = replace(near, labels=near.labels[::-1])
-        pulled = pulled + _pulled_by_labels(turned, sides[0], queries, _shared(column, per_key))
+        weights = _shared(column, per_key)
+        pulled = pulled + sum_over_labels(near.labels[::-1], sides[0], queries, weights, skips_self=skip)
     return loss - pulled / temperature
 
 
@@ -194,12 +196,21 @@ def _shared(weights: Tensor, near: Tensor | None) -> Tensor:
     return weights if near is None else weights / near.clamp(min=1)
 
 
-def _pulled_by_labels(near: Streamed, x: Tensor, keys: Tensor, weights: Tensor) -> Tensor:
-    """sum_i weights_i sum_j x_i . k_j over near keys: the inner products of sums over labels."""
-    assert near.labels is not None
-    both, place = torch.cat(near.labels).unique(return_inverse=True)
+def sum_over_labels(
+    labels: tuple[Tensor, Tensor], x: Tensor, keys: Tensor, weights: Tensor, *, skips_self: bool
+) -> Tensor:
+    """sum_i weights_i sum_j x_i . k_j over pairs of one label: inner products of the sums over each label.
+
+    Args:
+        labels: of rows [N] and of keys [M].
+        x: [N, d].
+        keys: [M, d].
+        weights: [N].
+        skips_self: leave out the pairs (i, i).
+    """
+    both, place = torch.cat(labels).unique(return_inverse=True)
     of_rows, of_keys = place.split([len(x), len(keys)])
     weighted = x * weights[:, None]
-    sums = x.new_zeros(2, len(both), x.shape[1])
-    pulled = (sums[0].index_add(0, of_rows, weighted) * sums[1].index_add(0, of_keys, keys)).sum()
-    return pulled - (weighted * keys).sum() if near.skips_self else pulled
+    nothing = x.new_zeros(len(both), x.shape[1])
+    pulled = (nothing.index_add(0, of_rows, weighted) * nothing.index_add(0, of_keys, keys)).sum()
+    return pulled - (weighted * keys).sum() if skips_self else pulled

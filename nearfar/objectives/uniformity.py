@@ -13,16 +13,17 @@ import torch
 from torch import Tensor
 
 from nearfar.errors import ArgumentError
-from nearfar.geometry import dot, unit_rows
+from nearfar.geometry import unit_rows
 from nearfar.objectives.inputs import check_alike, check_one_width
-from nearfar.ops.row_chunks import over_row_chunks
+from nearfar.ops.pair_rule import PairRule
+from nearfar.ops.pair_sums import log_sum_exp_pairs
 
 
 def uniformity(x: Tensor, t: float = 2.0) -> Tensor:
     """log mean_{i<j} exp(-t |x_i - x_j|^2) over distinct pairs (eq. 4). Rows are scaled to length one here.
 
-    0 when all rows agree; `uniform_optimum` when infinitely many rows are spread evenly. In chunks of rows,
-    so that no N x N matrix is kept for large N.
+    0 when all rows agree; `uniform_optimum` when infinitely many rows are spread evenly. In tiles, so that no
+    N x N matrix is made; half of the pairs are enough.
 
     Args:
         x: [N, d] with N >= 2.
@@ -73,18 +74,13 @@ def _check(x: Tensor, t: float, rows: int) -> None:
 
 def _log_sum(a: Tensor, b: Tensor, t: float, *, skip_self: bool = False) -> Tensor:
     """log sum_ij exp(-t |a_i - b_j|^2) of unit rows, without i = j if asked."""
-
-    def of_rows(rows: range) -> tuple[Tensor]:
-        exponents = 2 * t * (dot(a[rows.start : rows.stop], b) - 1)
-        if skip_self:
-            own = (
-                torch.arange(len(b), device=b.device)
-                == torch.arange(rows.start, rows.stop, device=b.device)[:, None]
-            )
-            exponents = exponents.masked_fill(own, -torch.inf)
-        return (torch.logsumexp(exponents, dim=1),)
-
-    return torch.logsumexp(over_row_chunks(of_rows, len(a), len(b))[0], dim=0)
+    # 2 t (a.b - 1): a set with itself stays one, so that half of its symmetric matrix is enough.
+    root = math.sqrt(2 * t)
+    x = a * root
+    return (
+        log_sum_exp_pairs(x, x if b is a else b * root, PairRule(skip_diagonal=skip_self), bound=2 * t)
+        - 2 * t
+    )
 
 
 def uniform_optimum(d: int, t: float) -> float:

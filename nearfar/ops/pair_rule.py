@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -51,7 +52,7 @@ class PairRule:
         if self.skip_diagonal:
             diagonal.fill_(nothing)
         elif logs:
-            diagonal.add_(torch.tensor(self.diagonal).log().to(tile))
+            diagonal.add_(math.log(self.diagonal) if self.diagonal > 0 else -torch.inf)
         else:
             diagonal.mul_(self.diagonal)
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from nearfar.ops.kept_gradients import keep, times_upstream
 from nearfar.ops.pair_rule import PairRule
 from nearfar.ops.softmax_terms import Gradients, Group, Terms
 from nearfar.ops.torch_softmax import softmax_sums
@@ -42,7 +42,7 @@ def softmax_contrast(
     """`softmax_sums` of scores x k^T / temperature, with gradients for everything that requires one.
 
     The gradients are computed with the value, and are all that is kept for the backward pass: as many numbers as
-    `x` and the keys hold. Second derivatives raise an error. Half precision is computed in float32.
+    `x` and the keys hold. There are no second ones. Half precision is computed in float32.
 
     Args:
         x: [N, d].
@@ -91,16 +91,12 @@ class _SoftmaxContrast(torch.autograd.Function):
         assert x is not None
         with torch.autocast(x.device.type, enabled=False):
             value, gradients = _evaluate(problem, *inputs)
-        ctx.present = [gradient is not None for gradient in gradients]
-        ctx.save_for_backward(*(gradient for gradient in gradients if gradient is not None))
+        keep(ctx, gradients)
         return value
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        saved = iter(ctx.saved_tensors)
-        scaled = (next(saved) * upstream if present else None for present in ctx.present)
-        return (None, *scaled)
+        return None, *times_upstream(ctx, upstream)
 
 
 def _evaluate(problem: _Problem, *inputs: Tensor | None) -> tuple[Tensor, list[Tensor | None]]:
