@@ -385,6 +385,20 @@ def test_a_resumed_log_drops_what_came_after_its_checkpoint(tmp_path: Path) -> N
     assert not (tmp_path / "measures.csv").exists()
 
 
+def test_a_term_that_comes_later_gets_a_column_and_nothing_is_lost(tmp_path: Path) -> None:
+    log = Log(tmp_path, "csv", 0)
+    log.write(1, {"loss": 0.1})
+    log.write(2, {"loss": 0.2, "mlm": 5.0})
+    log.write(3, {"loss": 0.3})
+    log.close()
+    assert (tmp_path / "log.csv").read_text().splitlines() == [
+        "step,loss,mlm",
+        "1,0.1,",
+        "2,0.2,5.0",
+        "3,0.3,",
+    ]
+
+
 # -- what goes wrong -------------------------------------------------------------------------------
 
 
@@ -607,6 +621,48 @@ def test_a_resumed_run_knows_all_of_its_losses_and_still_stops_early(tmp_path: P
     assert (resumed.steps, resumed.kept_step, resumed.stopped) == (16, 4, whole.stopped)
     [checkpoint] = (tmp_path / "cut" / "checkpoints").iterdir()
     assert json.loads((checkpoint / "progress.json").read_text())["losses"] == whole.losses[:16]
+
+
+class Mining(Interrupted):
+    """Before each epoch, finds the mean of the table's embeddings, and pulls everything towards it."""
+
+    def before_epoch(self, table: Table, embed: Embed) -> None:
+        self.mean = embed(table, "vector").mean(0)
+
+    def space(self) -> Space:
+        return Space({"vector": self.encoder}, {"vector": self.head})
+
+    def contrast(self, z: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+        return {**super().contrast(z, batch), "pull": (z["one"] - self.mean).square().mean()}
+
+
+def test_what_was_mined_before_an_epoch_is_mined_again_with_the_weights_of_then(tmp_path: Path) -> None:
+    chosen = settings(steps=15, checkpoint_every=4)  # six steps an epoch: checkpoint 8 is within the second
+
+    def run(folder: Path, stop_at: int, resume: bool) -> tuple[Run, Near]:
+        method = made(Mining)
+        method.stop_at = stop_at
+        return train(method, table(), chosen, folder=folder, resume=resume), method
+
+    whole, method = run(tmp_path / "whole", 0, False)
+    with pytest.raises(RuntimeError, match="killed"):
+        run(tmp_path / "cut", 9, False)
+    resumed, again = run(tmp_path / "cut", 0, True)
+    assert resumed.losses == whole.losses
+    assert equal(weights(method), weights(again))
+
+
+def test_a_run_that_had_stopped_early_stays_stopped(tmp_path: Path) -> None:
+    chosen = settings(steps=20, measure_every=2, watch="sts", patience=1, checkpoint_every=2)
+    values = iter([0.5, 0.4, 0.9, 0.9])
+
+    def run(resume: bool) -> Run:
+        evaluate = lambda: {"sts": next(values)}  # noqa: E731
+        return train(made(), table(), chosen, folder=tmp_path, evaluate=evaluate, resume=resume)
+
+    first, second = run(False), run(True)
+    assert first.stopped is not None
+    assert (second.steps, second.stopped, second.losses) == (first.steps, first.stopped, first.losses)
 
 
 # -- settings --------------------------------------------------------------------------------------

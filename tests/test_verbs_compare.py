@@ -19,7 +19,7 @@ from nearfar.data.table import read_table
 from nearfar.errors import ArgumentError, TableError
 from nearfar.verbs import compare as verb
 from nearfar.verbs.building import build_method
-from nearfar.verbs.compare import Comparison, as_text, compare
+from nearfar.verbs.compare import Comparison, _compared, as_text, compare
 from nearfar.verbs.fitting import Fitting
 
 METHODS = ["simcse", "mlm"]
@@ -89,6 +89,22 @@ def test_before_is_the_encoder_that_all_start_from(result: Comparison) -> None:
     for measured in result.values.values():
         assert all(len(values) == 2 for values in measured.values())
     assert len({tuple(measured["uniformity"]) for measured in result.values.values()}) == 3
+
+
+def test_methods_that_start_from_other_spaces_have_each_its_own_before() -> None:
+    def run(before: float) -> dict[str, Any]:
+        return {
+            "before": {"mrr@10": before},
+            "after": {"mrr@10": 0.9},
+            "better": {"mrr@10": "higher"},
+            "primary": "mrr@10",
+            "seconds": 1.0,
+        }
+
+    runs = {(m, s): run(0.1 if m == "simcse" else 0.2) for m in METHODS for s in (0, 1)}
+    made = _compared(METHODS, 2, None, runs, {})
+    assert list(made.values) == ["before simcse", "before mlm", "simcse", "mlm"]
+    assert made.values["before mlm"]["mrr@10"] == [0.2, 0.2]
 
 
 def test_differences_are_paired_and_their_interval_is_that_of_students_t(result: Comparison) -> None:

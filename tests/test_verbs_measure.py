@@ -16,7 +16,7 @@ from nearfar.errors import ArgumentError, TableError
 from nearfar.measures.alignment import alignment, uniformity
 from nearfar.space import Space
 from nearfar.verbs.embed import embed
-from nearfar.verbs.measure import measure
+from nearfar.verbs.measure import MEASURED, measure
 
 ROWS = sentences()
 RANDOM = np.random.default_rng(0)
@@ -139,11 +139,23 @@ def test_what_cannot_be_measured_is_said(
         measure(folder, report=page)
     with pytest.raises(ArgumentError, match=r"no column of vectors, only text .*give a space and a table"):
         measure(pairs_csv, report=page)
-    with pytest.raises(ArgumentError, match="no space folder, so nothing can encode the table"):
-        measure(tmp_path / "nan.npy", pairs_csv, report=page)
+    np.save(tmp_path / "short.npy", np.eye(4, dtype=np.float32))
+    with pytest.raises(ArgumentError, match=r"holds 4 vectors and .* rows: the table says of every vector"):
+        measure(tmp_path / "short.npy", pairs_csv, report=page)
     with pytest.raises(ArgumentError, match=r"the space encodes text; .*vector \(vector\).*--column"):
         measure(folder, read_table({"vector": np.eye(4).tolist()}), report=page)
     assert not (tmp_path / "page.html").exists()
+
+
+def test_labels_of_a_file_of_vectors_may_come_from_a_table(tmp_path: Path) -> None:
+    x = RANDOM.standard_normal((40, 4)).astype(np.float32)
+    x[:20, 0] += 9
+    np.save(tmp_path / "x.npy", x)
+    (tmp_path / "classes.csv").write_text("label\n" + "near\n" * 20 + "far\n" * 20)
+    apart = measure(tmp_path / "x.npy", tmp_path / "classes.csv")
+    same = measure({"vector": x}, read_table({"label": ["near"] * 20 + ["far"] * 20}, MEASURED))
+    assert {name: one.value for name, one in apart.items()} == {name: one.value for name, one in same.items()}
+    assert any("knn" in name for name in apart)
 
 
 def test_bad_rows_of_vectors_can_be_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

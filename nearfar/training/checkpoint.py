@@ -16,9 +16,15 @@ from torch import Tensor, nn
 from nearfar.errors import ArtefactError
 from nearfar.files import atomic_folder, read_json, write_json
 
+EPOCH_START = "epoch_start.safetensors"
+
 
 def save_checkpoint(
-    folder: Path, method: nn.Module, optimiser: torch.optim.Optimizer, progress: dict[str, Any]
+    folder: Path,
+    method: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    progress: dict[str, Any],
+    epoch_start: dict[str, Tensor] | None = None,
 ) -> Path:
     """Write `folder/step-N`, whole or not at all, and remove the older ones.
 
@@ -27,10 +33,13 @@ def save_checkpoint(
         method: its state, buffers (queues, teachers) included.
         optimiser: its moments.
         progress: JSON values; `progress["step"]` is the number of steps done.
+        epoch_start: the method's state when the epoch began, where `before_epoch` does something.
     """
     place = folder / f"step-{progress['step']}"
     with atomic_folder(place, replace=True) as temporary:
-        save_file(_detached(method.state_dict()), temporary / "method.safetensors")
+        save_file(copied(method.state_dict()), temporary / "method.safetensors")
+        if epoch_start is not None:
+            save_file(epoch_start, temporary / EPOCH_START)
         tensors, numbers = _flatten(optimiser.state_dict()["state"])
         save_file(tensors, temporary / "optimiser.safetensors")
         write_json(temporary / "progress.json", {**progress, "optimiser": numbers})
@@ -70,7 +79,13 @@ def _checkpoints(folder: Path) -> list[Path]:
     return sorted(folder.glob("step-*"), key=lambda place: int(place.name.removeprefix("step-")))
 
 
-def _detached(state: dict[str, Tensor]) -> dict[str, Tensor]:
+def load_epoch_start(place: Path) -> dict[str, Tensor] | None:
+    """The method's state when the epoch of a checkpoint began, where it was saved."""
+    return load_file(place / EPOCH_START) if (place / EPOCH_START).exists() else None
+
+
+def copied(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict on the CPU that shares nothing with its module."""
     # Tied weights share memory, which safetensors refuses: each name gets its own copy.
     return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
 

@@ -72,10 +72,24 @@ class Log:
             return
         if not self._names:
             self._start(["step", *facts])
+        elif not facts.keys() <= set(self._names):
+            self._widen([name for name in facts if name not in self._names])
         self._row({"step": step, **facts})
         if self._events is not None:
             for name, value in facts.items():
                 self._events.add_scalar(f"train/{name}", value, step)
+
+    def _widen(self, new: list[str]) -> None:
+        """Write the file again with columns for terms that earlier steps did not have."""
+        assert self._file is not None
+        path = self._file.name
+        self._file.close()
+        with open(path, newline="", encoding="utf-8") as old:
+            rows = list(csv.DictReader(old))
+        self._file = open(path, "w", newline="", encoding="utf-8")  # noqa: SIM115 - closed by close()
+        self._start([*self._names, *new])
+        for row in rows:
+            self._row(row)
 
     def write_measures(self, step: int, measured: dict[str, float]) -> None:
         """Add what was measured on held-out rows after `step`."""

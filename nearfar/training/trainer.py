@@ -22,7 +22,13 @@ from nearfar.errors import ArgumentError
 from nearfar.method import Batch, Method, Stage
 from nearfar.progress import progress
 from nearfar.training.alarms import EVERY, GRACE, CollapseAlarm, not_finite, require_finite
-from nearfar.training.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
+from nearfar.training.checkpoint import (
+    copied,
+    latest_checkpoint,
+    load_checkpoint,
+    load_epoch_start,
+    save_checkpoint,
+)
 from nearfar.training.devices import make_fabric
 from nearfar.training.gather import average_gradients, gather, gather_plain, process_count, process_rank
 from nearfar.training.gradient_cache import cached_backward
@@ -125,15 +131,16 @@ class _Trainer:
         self.alarm = CollapseAlarm(settings.on_collapse, round(GRACE * self.steps))
         self.watch = Watch(settings.watch, watch_better, settings.patience)
         self.run_so_far = Run()
+        self.epoch_start: dict[str, Tensor] | None = None
         self.main = process_rank() == 0
 
     # -- the loop ----------------------------------------------------------------------------------
 
     def run(self, resume: bool) -> Run:
-        done = self._resume() if resume else 0
+        per_epoch = batches_per_epoch(len(self.table), self.settings.batch_size)
+        done, begun = self._resume(per_epoch) if resume else (0, -1)
         settings, run = self.settings, self.run_so_far
         log = Log(self.folder if self.main else None, settings.logs, done)
-        per_epoch = batches_per_epoch(len(self.table), settings.batch_size)
         started = time.monotonic()
         try:
             with progress("training", self.steps if self.main else None) as shown:
@@ -141,7 +148,8 @@ class _Trainer:
                 while done < self.steps and run.stopped is None:
                     epoch = done * settings.accumulate // per_epoch
                     until = min(self.steps, math.ceil((epoch + 1) * per_epoch / settings.accumulate))
-                    self._before_epoch(epoch)
+                    if epoch > begun:
+                        self._before_epoch(epoch)
                     for batches in ahead(self._batches, range(done, until)):
                         self._set_stage(done)
                         facts = self._step(batches, done)
@@ -161,6 +169,9 @@ class _Trainer:
         return run
 
     def _before_epoch(self, epoch: int) -> None:
+        if self.settings.checkpoint_every and type(self.method).before_epoch is not Method.before_epoch:
+            # What it finds depends on these weights; a run that is resumed in the epoch finds it again.
+            self.epoch_start = copied(self.method.state_dict())
         torch.manual_seed(step_seed(self.settings.seed, epoch, ALL_PROCESSES))
 
         def embed(table: Table, role: str) -> Tensor:
@@ -297,17 +308,20 @@ class _Trainer:
                 "step": done,
                 "losses": run.losses,
                 "seconds": run.seconds + time.monotonic() - started,
+                "stopped": run.stopped,
                 "looks": self.alarm.looks,
                 "watch": self.watch.state(self.folder),
                 "settings": self._identity(),
             }
-            save_checkpoint(self.folder / "checkpoints", self.method, self.optimiser, facts)
+            place = self.folder / "checkpoints"
+            save_checkpoint(place, self.method, self.optimiser, facts, self.epoch_start)
         return run.stopped is not None
 
-    def _resume(self) -> int:
+    def _resume(self, per_epoch: int) -> tuple[int, int]:
+        """Steps done, and the epoch in which the run goes on if it was begun, else the one before."""
         place = latest_checkpoint(self.folder / "checkpoints") if self.folder else None
         if place is None or self.folder is None:
-            return 0
+            return 0, -1
         facts = load_checkpoint(place, self.method, self.optimiser)
         for name, value in self._identity().items():
             if facts["settings"].get(name) != value:
@@ -315,10 +329,22 @@ class _Trainer:
                     f"{place} was made with {name} {facts['settings'].get(name)!r}, this run has {value!r}: resume "
                     "with the same settings and table, or start anew in another folder"
                 )
-        self.run_so_far = Run(facts["step"], facts["losses"], facts["seconds"])
+        self.run_so_far = Run(facts["step"], facts["losses"], facts["seconds"], facts["stopped"])
         self.alarm.looks = facts["looks"]
         self.watch.load(facts["watch"], self.folder)
-        return facts["step"]
+        return facts["step"], self._begin_again(place, facts["step"], per_epoch)
+
+    def _begin_again(self, place: Path, done: int, per_epoch: int) -> int:
+        """Let the method find again what it had found before the epoch, with the weights it had then."""
+        epoch, batches = divmod(done * self.settings.accumulate, per_epoch)
+        start = load_epoch_start(place) if batches else None
+        if start is None:
+            return epoch - 1
+        now = copied(self.method.state_dict())
+        self.method.load_state_dict(start)
+        self._before_epoch(epoch)
+        self.method.load_state_dict(now)
+        return epoch
 
     def _identity(self) -> dict[str, Any]:
         """What must be equal for a resumed run to be the same run."""

@@ -31,8 +31,8 @@ class Comparison:
         methods: in the order asked; differences are against the first.
         measure: the measure that the table, the picture and the verdicts are about.
         better: "higher" or "lower".
-        values: method -> measure -> one value a seed. "before" stands for the encoder without training,
-            where all methods start from the same.
+        values: method -> measure -> one value a seed. "before" stands for the encoder without training; where
+            the methods start from different spaces (another pooling, a head), each has its own "before METHOD".
         differences: method -> measure -> mean, low and high of (method - first method), paired by seed.
         seconds: method -> training time of each seed.
         facts: data, settings and versions.
@@ -184,11 +184,16 @@ def _compared(
     starts = [
         {method: runs[method, seed]["before"].get(measure) for method in methods} for seed in range(seeds)
     ]
-    if all(len(set(start.values())) == 1 for start in starts):
-        values = {
-            "before": {n: [runs[methods[0], s]["before"][n] for s in range(seeds)] for n in names},
-            **values,
-        }
+    alike = all(len(set(start.values())) == 1 for start in starts)
+    before = {"before": methods[0]} if alike else {f"before {method}": method for method in methods}
+    values = {
+        **{
+            label: {n: [runs[method, s]["before"][n] for s in range(seeds)] for n in names}
+            for label, method in before.items()
+            if all(n in runs[method, s]["before"] for n in names for s in range(seeds))
+        },
+        **values,
+    }
     against = values[methods[0]]
     differences = {
         method: {name: paired_interval(values[method][name], against[name])._asdict() for name in names}

@@ -37,7 +37,7 @@ def measure(
 
     Args:
         space: a space, its folder, an array [N, d], arrays by role, or a file of vectors.
-        table: rows to encode; for arrays, where labels and scores come from (row by row).
+        table: rows to encode; for vectors, where labels and scores come from (row by row).
         columns: role -> column, where names do not tell.
         on_bad_row: "error" or "skip".
         report: where to write a page with pictures; None writes none.
@@ -68,15 +68,20 @@ def embedded(
     batch_size: int = 64,
 ) -> Embedded:
     """What `measure` looks at; see there for the arguments."""
+    of_file = isinstance(space, (str, Path)) and not _is_space(Path(space))
     if isinstance(table, (str, Path)):
-        table = read_table(str(table), columns=columns, on_bad_row=on_bad_row)
-    if isinstance(space, (str, Path)) and not _is_space(Path(space)):
-        if table is not None:
+        encodes = isinstance(space, Space) or (isinstance(space, (str, Path)) and not of_file)
+        reads = None if encodes else MEASURED
+        table = read_table(str(table), reads=reads, columns=columns, on_bad_row=on_bad_row)
+    if isinstance(space, (str, Path)) and of_file:
+        vectors = _vector_table(str(space), {} if table is not None else columns or {}, on_bad_row)
+        z = {role: np.stack(vectors.column(role)) for role, kind in vectors.kinds.items() if kind is Vector}
+        if table is not None and len(table) != len(vectors):
             raise ArgumentError(
-                f"{space} is no space folder, so nothing can encode the table; measure the file alone"
+                f"{space} holds {len(vectors)} vectors and {table.name} {len(table)} rows: the table says of "
+                "every vector what it belongs to, row by row"
             )
-        table = _vector_table(str(space), columns or {}, on_bad_row)
-        space = {role: np.stack(table.column(role)) for role, kind in table.kinds.items() if kind is Vector}
+        space, table = z, table if table is not None else vectors
     if isinstance(space, np.ndarray):
         space = {"vector": space}
     if isinstance(space, Mapping):
