@@ -1,32 +1,16 @@
-"""Linear layers on processors where oneDNN multiplies faster than MKL.
+"""Linear layers on processors where oneDNN multiplies faster than MKL (see `nearfar.ops.products`).
 
-MKL, to which PyTorch sends float32 matrix products, uses AVX-512 on Intel's processors only; oneDNN,
-to which it sends convolutions, uses it wherever it exists. A linear layer is a 1x1 convolution over
-positions. On an AMD EPYC with two threads that is 2.1 times as fast forward and 2.0 backward, in the
-same float32 arithmetic.
+A linear layer is a 1x1 convolution over positions. On an AMD EPYC with two threads that is 2.1 times as fast
+forward and 2.0 backward, in the same float32 arithmetic.
 """
 
 from __future__ import annotations
-
-import functools
-import platform
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-
-@functools.cache
-def onednn_is_faster() -> bool:
-    """Whether this processor has AVX-512 but is not Intel's."""
-    if not torch.backends.mkldnn.is_available() or not torch.backends.mkl.is_available():
-        return False
-    if torch.backends.cpu.get_cpu_capability() != "AVX512":
-        return False
-    cpuinfo = Path("/proc/cpuinfo")
-    vendor = cpuinfo.read_text(encoding="utf-8") if cpuinfo.is_file() else platform.processor()
-    return "AuthenticAMD" in vendor
+from nearfar.ops.products import onednn_is_faster
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from nearfar.ops.kept_gradients import keep, times_upstream
 from nearfar.ops.pair_rule import PairRule
+from nearfar.ops.products import scores
 from nearfar.ops.tiles import TILE, ranges
 
 OfScores = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -63,7 +64,7 @@ class _PairSum(torch.autograd.Function):
                         continue
                     mirrored = other is None and columns.start > rows.start
                     part, against = x[rows.start : rows.stop], keys[columns.start : columns.stop]
-                    values, slopes = of_scores(part @ against.mT)
+                    values, slopes = of_scores(scores(part, against, x.new_empty(len(rows), len(columns))))
                     rule.apply_(values, rows, columns, positive)
                     if slopes is not values:
                         rule.apply_(slopes, rows, columns, positive)
@@ -87,16 +88,16 @@ class _PairSum(torch.autograd.Function):
 def exponential(shift: float) -> OfScores:
     """exp(s - shift)."""
 
-    def of_scores(scores: Tensor) -> tuple[Tensor, Tensor]:
-        e = scores.sub_(shift).exp_()
+    def of_scores(found: Tensor) -> tuple[Tensor, Tensor]:
+        e = found.sub_(shift).exp_()
         return e, e
 
     return of_scores
 
 
-def softplus(scores: Tensor) -> tuple[Tensor, Tensor]:
+def softplus(found: Tensor) -> tuple[Tensor, Tensor]:
     """log(1 + exp(s)), without overflow."""
-    return torch.nn.functional.softplus(scores, threshold=100), scores.sigmoid_()
+    return torch.nn.functional.softplus(found, threshold=100), found.sigmoid_()
 
 
 @torch.no_grad()
@@ -105,9 +106,9 @@ def largest_score(x: Tensor, keys: Tensor, rule: PairRule | None = None) -> floa
     largest = -torch.inf
     for rows in ranges(len(x), TILE):
         for columns in ranges(len(keys), TILE):
-            scores = x[rows.start : rows.stop] @ keys[columns.start : columns.stop].mT
-            (rule or PairRule()).apply_(scores, rows, columns, logs=True)
-            largest = max(largest, float(scores.amax()))
+            found = x[rows.start : rows.stop] @ keys[columns.start : columns.stop].mT
+            (rule or PairRule()).apply_(found, rows, columns, logs=True)
+            largest = max(largest, float(found.amax()))
     return largest
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from nearfar.ops.products import add_products, scores
 from nearfar.ops.softmax_terms import Gradients, Group, Terms, exponent_limit
 from nearfar.ops.tiles import TILE, column_tiles, gather, ranges
 from nearfar.ops.two_passes import two_passes
@@ -47,22 +48,27 @@ def _rows_at_once(x: Tensor, groups: Sequence[Group], terms: Terms, wanted: Grad
     value = x.new_zeros(())
     for rows in ranges(len(x), height):
         at = slice(rows.start, rows.stop)
-        e = block[: len(rows) * width].view(len(rows), width)
         pulled = x.new_zeros(len(rows))
+        tiles = []
         for index, columns, start in column_tiles(groups):
-            group, tile = groups[index], e[:, start : start + len(columns)]
-            torch.mm(x[at], group.keys[columns.start : columns.stop].mT, out=tile)
+            group = groups[index]
+            place = block[len(rows) * start : len(rows) * (start + len(columns))].view(
+                len(rows), len(columns)
+            )
+            tile = scores(x[at], group.keys[columns.start : columns.stop], place)
             positive = terms.positive if index == 0 else None
             if positive is not None:
                 gather(tile, columns, len(group.keys), positive[at], pulled)
             group.rule.apply_(tile.exp_() if plain else tile, rows, columns, positive, logs=not plain)
+            tiles.append((index, slice(columns.start, columns.stop), tile))
         row, own = terms.row[at], None if terms.own is None else terms.own[at]
         shift: Tensor | None = None
         if not plain:
-            shift = e.amax(1) if own is None else torch.maximum(e.amax(1), own)
-            e.sub_(shift[:, None]).exp_()
+            shift = _largest([tile for _, _, tile in tiles], own)
+            for _, _, tile in tiles:
+                tile.sub_(shift[:, None]).exp_()
             pulled -= shift
-        sums = e.sum(1)
+        sums = _added([tile.sum(1) for _, _, tile in tiles])
         if own is not None:
             own = own if shift is None else own - shift
             sums += own.exp()
@@ -76,25 +82,39 @@ def _rows_at_once(x: Tensor, groups: Sequence[Group], terms: Terms, wanted: Grad
             row = row - terms.pull[at]
         if shift is not None and own is None:
             value += row @ shift
-        _add_rows(x[at], e, share, groups, wanted, at)
+        if wanted.any:
+            _add_rows(x[at], tiles, share, groups, wanted, at)
     return value
 
 
+def _largest(tiles: Sequence[Tensor], own: Tensor | None) -> Tensor:
+    found = [tile.amax(1) for tile in tiles]
+    return torch.stack(found if own is None else [*found, own]).amax(0)
+
+
+def _added(parts: Sequence[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.stack(list(parts)).sum(0)
+
+
 def _add_rows(
-    x: Tensor, e: Tensor, share: Tensor, groups: Sequence[Group], wanted: Gradients, at: slice
+    x: Tensor,
+    tiles: Sequence[tuple[int, slice, Tensor]],
+    share: Tensor,
+    groups: Sequence[Group],
+    wanted: Gradients,
+    at: slice,
 ) -> None:
     """Add the gradients of a block of whole rows: those of the scores are share_i e_ij."""
     shared = x * share[:, None]
-    pieces = e.split([len(group.keys) for group in groups], dim=1)
-    for piece, group, d_keys, d_weights in zip(pieces, groups, wanted.keys, wanted.log_weights, strict=True):
-        if wanted.x is not None:
-            wanted.x[at].addmm_(piece, group.keys)
-        if d_keys is not None:
-            d_keys.addmm_(piece.mT, shared)
+    d_x = None if wanted.x is None else torch.zeros_like(x)
+    for index, columns, e in tiles:
+        d_keys, d_weights = wanted.keys[index], wanted.log_weights[index]
+        of_keys = None if d_keys is None else d_keys[columns]
+        add_products(e, shared, groups[index].keys[columns], d_x, of_keys)
         if d_weights is not None:
-            d_weights.addmv_(piece.mT, share)
-    if wanted.x is not None:
-        wanted.x[at].mul_(share[:, None])
+            d_weights[columns].addmv_(e.mT, share)
+    if wanted.x is not None and d_x is not None:
+        wanted.x[at] += d_x.mul_(share[:, None])
 
 
 def _add_pull(x: Tensor, keys: Tensor, terms: Terms, d_x: Tensor | None, d_keys: Tensor | None) -> None:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from nearfar.ops.products import add_products, scores
 from nearfar.ops.softmax_terms import Gradients, Group, Terms, exponent_limit, smallest_sum
 from nearfar.ops.tiles import TILE, column_tiles, gather, ranges
 
@@ -76,24 +77,26 @@ class _Passes:
         return self.space[which, : shape[0] * shape[1]].view(shape)
 
     def _scores(self, tile: _Tile, out: Tensor) -> Tensor:
-        return torch.mm(self.x[tile.row], self.groups[tile.group].keys[tile.column].mT, out=out)
+        return scores(self.x[tile.row], self.groups[tile.group].keys[tile.column], out)
 
     def _weigh(self, tile: _Tile, values: Tensor, *, logs: bool) -> Tensor:
         positive = self.terms.positive if tile.group == 0 else None
         self.groups[tile.group].rule.apply_(values, tile.rows, tile.columns, positive, logs=logs)
         return values
 
-    def _exponentials(self, tile: _Tile, scores: Tensor) -> Tensor:
-        return self._weigh(tile, (scores.sub_(self.shift) if self.shift else scores).exp_(), logs=False)
+    def _exponentials(self, tile: _Tile, of: Tensor) -> Tensor:
+        return self._weigh(tile, (of.sub_(self.shift) if self.shift else of).exp_(), logs=False)
 
     def first(self) -> bool:
         """Sum. False if sums may have lost terms."""
         for tile in self._tiles():
-            e = self._place(tile, 0)
-            if self.room >= e.numel():
+            keep = self.room >= len(tile.rows) * len(tile.columns)
+            place = self._place(tile, 0)
+            e = self._scores(tile, torch.empty_like(place) if keep else place)
+            if keep:
                 self.room -= e.numel()
-                self.kept[tile] = e = torch.empty_like(e)
-            self._gather(tile, self._scores(tile, e))
+                self.kept[tile] = e
+            self._gather(tile, e)
             if self.shift is None:
                 self._weigh(tile, e, logs=True)
             else:
@@ -111,13 +114,13 @@ class _Passes:
         if tile.mirrored or (tile.group == 0 and not self.itself):
             yield self.of_columns[tile.column], 0
 
-    def _gather(self, tile: _Tile, scores: Tensor) -> None:
+    def _gather(self, tile: _Tile, found: Tensor) -> None:
         if self.terms.positive is None or tile.group != 0:
             return
         n = len(self.groups[0].keys)
-        gather(scores, tile.columns, n, self.terms.positive[tile.row], self.pulled[tile.row])
+        gather(found, tile.columns, n, self.terms.positive[tile.row], self.pulled[tile.row])
         if tile.mirrored:
-            gather(scores.mT, tile.rows, n, self.terms.positive[tile.column], self.pulled[tile.column])
+            gather(found.mT, tile.rows, n, self.terms.positive[tile.column], self.pulled[tile.column])
 
     def value(self) -> Tensor:
         """The sum, after the first pass."""
@@ -142,12 +145,10 @@ class _Passes:
             g = self._d_scores(tile, row[tile.row], None if column is None else column[tile.column])
             keys = self.groups[tile.group].keys[tile.column]
             d_keys, d_weights = wanted.keys[tile.group], wanted.log_weights[tile.group]
-            if wanted.x is not None:
-                wanted.x[tile.row].addmm_(g, keys)
             if self.itself:
                 d_keys = wanted.x if tile.mirrored else None
-            if d_keys is not None:
-                d_keys[tile.column].addmm_(g.mT, self.x[tile.row])
+            d_x = None if wanted.x is None else wanted.x[tile.row]
+            add_products(g, self.x[tile.row], keys, d_x, None if d_keys is None else d_keys[tile.column])
             if d_weights is not None:
                 d_weights[tile.column] += g.sum(0)
 
