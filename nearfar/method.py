@@ -7,9 +7,11 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from nearfar.batching.order import epoch_order
 from nearfar.data.kinds import Id, Image, Label, Number, Reading, Text, Vector
 from nearfar.encoders.encoder import Encoder
 from nearfar.errors import ArgumentError
@@ -46,7 +48,7 @@ class Method(nn.Module, ABC):
     A subclass says in `reads` which roles it takes from a table, gets its encoders and its
     hyperparameters in `__init__`, and implements `embed` and `contrast`. The cut between the two is
     where gradient caching, gathering across processes and mixed precision happen, for all methods.
-    One that cannot be cut overrides `loss`.
+    One that cannot be cut overrides `loss`; one that learns nothing by gradient overrides `solve`.
     """
 
     reads: ClassVar[Mapping[str, Reading]]
@@ -54,9 +56,10 @@ class Method(nn.Module, ABC):
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
         cut = cls.embed is not Method.embed and cls.contrast is not Method.contrast
-        if not cut and cls.loss is Method.loss:
+        if not cut and cls.loss is Method.loss and cls.solve is Method.solve:
             raise TypeError(
-                f"{cls.__name__} must implement embed and contrast, or loss where it cannot be cut"
+                f"{cls.__name__} must implement embed and contrast, loss where it cannot be cut, or solve where "
+                "nothing is learned by gradient"
             )
 
     def embed(self, batch: Batch) -> dict[str, Tensor]:
@@ -115,6 +118,21 @@ class Method(nn.Module, ABC):
 
     def before_epoch(self, table: Table, embed: Embed) -> None:
         """Called before every pass over the table: re-mine, re-cluster."""
+
+    def order(self, rows: int, batch_size: int, seed: int, epoch: int) -> np.ndarray:
+        """The rows of an epoch: batch i is entries [i * batch_size, (i + 1) * batch_size).
+
+        Override where it matters who meets whom: batches from mined neighbours, windows of running text. Called
+        in the background, often, after `before_epoch`: it must be quick and depend on nothing else that changes.
+
+        Returns:
+            int64 row numbers; a row may be missing or come twice, but there are as many as `rows`.
+        """
+        return epoch_order(rows, seed, epoch)
+
+    def solve(self, table: Table, embed: Embed) -> None:
+        """Fit in closed form instead of by gradient. A method that overrides it has no loss and no steps."""
+        raise NotImplementedError(f"{type(self).__name__} learns by gradient")
 
     def after_step(self, z: dict[str, Tensor], step: int, steps: int) -> None:
         """Called after every optimiser step: move averages, push queues, follow schedules.

@@ -39,6 +39,8 @@ class Space:
             features are the embedding.
         geometry: name of the score: "cosine", "dot" or "euclidean".
         card: what the model card tells (method, settings, data, measures): JSON values only.
+        parts: what some uses need besides embeddings, by name, such as {"detector": ...}: heads of
+            `nearfar.heads`.
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class Space:
         heads: Mapping[str, nn.Module] | None = None,
         geometry: str = "cosine",
         card: Mapping[str, Any] | None = None,
+        parts: Mapping[str, nn.Module] | None = None,
     ) -> None:
         if geometry not in SCORES:
             raise ArgumentError(f"geometry {geometry!r} is unknown: one of {', '.join(sorted(SCORES))}")
@@ -56,6 +59,7 @@ class Space:
         self.heads = dict(heads or {})
         self.geometry = geometry
         self.card = dict(card or {})
+        self.parts = dict(parts or {})
 
     @property
     def modalities(self) -> list[str]:
@@ -152,19 +156,19 @@ class Space:
         return scores.float().cpu().numpy()
 
     def to(self, device: torch.device | str) -> Self:
-        """Move all encoders and heads to a device."""
+        """Move all encoders, heads and parts to a device."""
         for module in self._modules():
             module.to(device)
         return self
 
     def _modules(self) -> list[nn.Module]:
-        return [*self.encoders.values(), *self.heads.values()]
+        return [*self.encoders.values(), *self.heads.values(), *self.parts.values()]
 
     @property
     def fingerprint(self) -> str:
         """16 hexadecimal digits of SHA-256 over geometry, settings, weights and their names."""
         digest = hashlib.sha256(self.geometry.encode())
-        for part, modules in (("encoder", self.encoders), ("head", self.heads)):
+        for part, modules in (("encoder", self.encoders), ("head", self.heads), ("part", self.parts)):
             for modality in sorted(modules):
                 settings = json.dumps(cast(Any, modules[modality]).settings(), sort_keys=True)
                 digest.update(f"{part}.{modality}{settings}".encode())
@@ -193,6 +197,7 @@ class Space:
             "nearfar": __version__,
             "geometry": self.geometry,
             "modalities": {},
+            "parts": {},
             "fingerprint": self.fingerprint,
             "card": self.card,
         }
@@ -203,12 +208,10 @@ class Space:
             head = self.heads.get(modality)
             settings = None
             if head is not None:
-                settings = cast(Any, head).settings()
-                save_file(
-                    {name: tensor.contiguous() for name, tensor in head.state_dict().items()},
-                    folder / f"{modality}-head.safetensors",
-                )
+                settings = _written(head, folder / f"{modality}-head.safetensors")
             description["modalities"][modality] = {"encoder": modality, "head": settings}
+        for name, part in self.parts.items():
+            description["parts"][name] = _written(part, folder / f"part-{name}.safetensors")
         write_json(folder / "space.json", description)
 
     @classmethod
@@ -247,9 +250,12 @@ class Space:
                         raise ArtefactError(f"{folder}/space.json points outside of its folder: {name!r}")
                 encoders[modality] = load_encoder(folder / parts["encoder"])
                 if parts["head"] is not None:
-                    heads[modality] = make_head(parts["head"])
-                    heads[modality].load_state_dict(load_file(folder / f"{modality}-head.safetensors"))
-            space = cls(encoders, heads, description["geometry"], description["card"])
+                    heads[modality] = _read(parts["head"], folder / f"{modality}-head.safetensors")
+            others = {
+                name: _read(settings, folder / f"part-{Path(name).name}.safetensors")
+                for name, settings in description.get("parts", {}).items()
+            }
+            space = cls(encoders, heads, description["geometry"], description["card"], others)
         except (
             KeyError,
             TypeError,
@@ -276,6 +282,19 @@ class Space:
     def __repr__(self) -> str:
         parts = ", ".join(f"{name}: {type(encoder).__name__}" for name, encoder in self.encoders.items())
         return f"Space({parts}, geometry={self.geometry!r})"
+
+
+def _written(head: nn.Module, file: Path) -> dict[str, Any]:
+    """Write the weights of a head; what `make_head` needs to make it again."""
+    save_file({name: tensor.contiguous() for name, tensor in head.state_dict().items()}, file)
+    settings: dict[str, Any] = cast(Any, head).settings()
+    return settings
+
+
+def _read(settings: Mapping[str, Any], file: Path) -> nn.Module:
+    head = make_head(settings)
+    head.load_state_dict(load_file(file))
+    return head.eval()
 
 
 def refuse_executables(folder: Path) -> None:

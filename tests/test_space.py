@@ -76,6 +76,21 @@ def test_two_modalities_keep_their_own_encoders_and_heads(tmp_path: Path) -> Non
         loaded.modality_for("photo", 1.5)
 
 
+def test_parts_are_saved_with_the_space_and_belong_to_its_fingerprint(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    encoder = MLPVector(4, 8, 6)
+    space = Space({"vector": encoder}, parts={"detector": Projection(6, 2), "codes": Projection(6, 9)})
+    loaded = Space.load(space.save(tmp_path / "space"))
+    assert list(loaded.parts) == ["detector", "codes"]
+    for name, part in space.parts.items():
+        for key, tensor in part.state_dict().items():
+            assert torch.equal(loaded.parts[name].state_dict()[key], tensor)
+    assert Space({"vector": encoder}).fingerprint != space.fingerprint == loaded.fingerprint
+    with torch.no_grad():
+        next(space.parts["codes"].parameters())[0, 0] += 1
+    assert space.fingerprint != loaded.fingerprint
+
+
 def test_the_fingerprint_follows_weights_and_geometry_and_nothing_else(saved: Path) -> None:
     space = vector_space()
     first = space.fingerprint

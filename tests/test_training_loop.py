@@ -35,8 +35,9 @@ from nearfar.training.alarms import EVERY, GRACE, LOOKS, CollapseAlarm, effectiv
 from nearfar.training.loader import AHEAD, ahead, prepare_batch, step_seed, to_device
 from nearfar.training.logs import Log
 from nearfar.training.optimiser import make_optimiser, rate_at, set_rate
+from nearfar.training.run import Run
 from nearfar.training.settings import Settings
-from nearfar.training.trainer import Run, train
+from nearfar.training.trainer import train
 from nearfar.training.watch import Watch
 
 ROWS = 48
@@ -715,11 +716,61 @@ def test_a_loss_in_one_piece_trains_as_the_cut_one_does() -> None:
 
 
 def test_a_method_says_what_it_must_implement() -> None:
-    with pytest.raises(TypeError, match="Half must implement embed and contrast, or loss"):
+    with pytest.raises(TypeError, match="Half must implement embed and contrast, loss where"):
 
         class Half(Method):
             def embed(self, batch: Batch) -> dict[str, Tensor]:
                 return {}
+
+
+class Windows(Near):
+    """Batches are consecutive rows."""
+
+    def order(self, rows: int, batch_size: int, seed: int, epoch: int) -> np.ndarray:
+        return np.arange(rows)
+
+    def prepare(self, rows: dict[str, list[Any]], generator: torch.Generator) -> Batch:
+        self.calls.append(np.stack(rows["vector"]))
+        return super().prepare(rows, generator)
+
+
+def test_a_method_may_say_who_meets_whom() -> None:
+    method = made(Windows)
+    train(method, table(), settings(steps=12))
+    rows = np.stack(table().column("vector")).reshape(6, 8, 4)
+    for number, batch in enumerate(method.calls[:12]):
+        np.testing.assert_array_equal(batch, rows[number % 6])
+
+
+class Centre(Method):
+    """A space moved to the mean of the training rows: fitted in closed form."""
+
+    reads = {"vector": Vector}
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = MLPVector(4, 8, 4, layers=1)
+        self.head = Projection(4, 4)
+
+    def solve(self, table: Table, embed: Embed) -> None:
+        nn.init.eye_(self.head.map[0].weight)
+        nn.init.zeros_(self.head.map[0].bias)
+        mean = embed(table, "vector").mean(0)
+        with torch.no_grad():
+            self.head.map[0].bias.copy_(-mean)
+
+    def space(self) -> Space:
+        return Space({"vector": self.encoder}, {"vector": self.head}, "dot")
+
+
+def test_a_method_may_be_fitted_in_closed_form() -> None:
+    torch.manual_seed(0)
+    method = Centre()
+    run = train(method, table(), settings())
+    assert (run.steps, run.losses) == (0, [])
+    moved = method.space().encode(table().column("vector"))
+    np.testing.assert_allclose(moved.mean(0), 0, atol=1e-6)
+    assert moved.std() > 0.01
 
 
 # -- the loader ------------------------------------------------------------------------------------

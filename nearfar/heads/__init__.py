@@ -1,12 +1,17 @@
 """Heads: what stands on an encoder, and how a head is built again from a file.
 
-A head is an `nn.Module` with `settings() -> dict` whose entry "class" names it; its weights are its
-state dict. Its constructor takes the entry "dims" by position and all others by name.
+A head that a space may keep is an `nn.Module` with `settings() -> dict` whose entry "class" names it; its
+weights are its state dict. Its constructor takes the entry "dims" by position and all others by name. It is
+found by its name in the files of this room.
 """
 
 from __future__ import annotations
 
+import ast
+import functools
+import importlib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nearfar.errors import ArgumentError, ArtefactError
@@ -21,14 +26,27 @@ def make_head(settings: Mapping[str, Any]) -> nn.Module:
     Raises:
         ArtefactError: the settings name no head of nearfar, or do not fit it.
     """
-    from nearfar.heads.projection import Projection
-
-    known = {head.__name__: head for head in (Projection,)}
     rest = dict(settings)
     name = rest.pop("class", None)
+    known = _heads()
     if name not in known:
-        raise ArtefactError(f"a head of class {name!r} is unknown: nearfar has {', '.join(known)}")
+        raise ArtefactError(f"a head of class {name!r} is unknown: nearfar has {', '.join(sorted(known))}")
+    head = getattr(importlib.import_module(f"nearfar.heads.{known[name]}"), name)
     try:
-        return known[name](*rest.pop("dims", ()), **rest)
+        made: nn.Module = head(*rest.pop("dims", ()), **rest)
+        return made
     except (TypeError, ArgumentError) as wrong:
         raise ArtefactError(f"the settings of the head {name} are broken: {wrong}") from None
+
+
+@functools.cache
+def _heads() -> dict[str, str]:
+    """Classes of this room that have `settings`, and the file that each is in."""
+    found = {}
+    for file in sorted(Path(__file__).parent.glob("*.py")):
+        for node in ast.parse(file.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef) and any(
+                isinstance(part, ast.FunctionDef) and part.name == "settings" for part in node.body
+            ):
+                found[node.name] = file.stem
+    return found

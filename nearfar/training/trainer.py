@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,7 +14,7 @@ from lightning_fabric import Fabric
 from lightning_fabric.wrappers import _FabricOptimizer
 from torch import Tensor
 
-from nearfar.batching.order import batch_of, batches_per_epoch, epoch_order
+from nearfar.batching.order import batch_of, batches_per_epoch
 from nearfar.data.checks import require_rows
 from nearfar.data.table import Table
 from nearfar.errors import ArgumentError
@@ -29,12 +28,14 @@ from nearfar.training.checkpoint import (
     load_epoch_start,
     save_checkpoint,
 )
+from nearfar.training.closed_form import embedding_of, solved
 from nearfar.training.devices import make_fabric
 from nearfar.training.gather import average_gradients, gather, gather_plain, process_count, process_rank
 from nearfar.training.gradient_cache import cached_backward
 from nearfar.training.loader import ahead, prepare_batch, step_seed, to_device
 from nearfar.training.logs import Log
 from nearfar.training.optimiser import make_optimiser, rate_at, set_rate
+from nearfar.training.run import Run
 from nearfar.training.settings import Settings
 from nearfar.training.watch import Watch
 
@@ -42,27 +43,6 @@ ALL_PROCESSES = 2**32 - 1
 """Stands for a rank in the seed of what all processes draw alike."""
 Evaluate = Callable[[], dict[str, float]]
 """Measure the space in training on held-out rows: name -> value."""
-
-
-@dataclass
-class Run:
-    """What a training run was.
-
-    Attributes:
-        steps: optimiser steps done.
-        losses: loss of every step, resumed ones included.
-        seconds: wall-clock time of the steps, resumed ones included.
-        stopped: why it ended before its last step, if it did.
-        kept_step: the step whose weights were kept, where a measure was watched.
-        warnings: what a user should know, in sentences.
-    """
-
-    steps: int = 0
-    losses: list[float] = field(default_factory=list)
-    seconds: float = 0.0
-    stopped: str | None = None
-    kept_step: int | None = None
-    warnings: list[str] = field(default_factory=list)
 
 
 def train(
@@ -93,6 +73,8 @@ def train(
         ArgumentError: settings that do not fit the method, or that need `evaluate` without it.
         TrainingError: the loss is not finite, or the space has collapsed.
     """
+    if type(method).solve is not Method.solve:
+        return solved(method, table, settings, fabric or make_fabric(settings))
     return _Trainer(method, table, settings, folder, evaluate, watch_better, fabric).run(resume)
 
 
@@ -173,13 +155,7 @@ class _Trainer:
             # What it finds depends on these weights; a run that is resumed in the epoch finds it again.
             self.epoch_start = copied(self.method.state_dict())
         torch.manual_seed(step_seed(self.settings.seed, epoch, ALL_PROCESSES))
-
-        def embed(table: Table, role: str) -> Tensor:
-            space = self.method.space()
-            cells = table.column(role)
-            return torch.from_numpy(space.encode(cells, space.modality_for(role, cells[0])))
-
-        self.method.before_epoch(self.table, embed)
+        self.method.before_epoch(self.table, embedding_of(self.method))
         self.method.train()
 
     def _batches(self, step: int) -> list[tuple[np.ndarray, Batch]]:
@@ -188,7 +164,7 @@ class _Trainer:
         for micro in range(step * self.settings.accumulate, (step + 1) * self.settings.accumulate):
             per_epoch = batches_per_epoch(len(self.table), self.settings.batch_size)
             epoch, number = divmod(micro, per_epoch)
-            order = epoch_order(len(self.table), self.settings.seed, epoch)
+            order = self.method.order(len(self.table), self.settings.batch_size, self.settings.seed, epoch)
             rows = batch_of(order, number, self.settings.batch_size, process_rank(), process_count())
             made.append((rows, prepare_batch(self.method, self.table, rows, self._seed(micro))))
         return made

@@ -18,8 +18,9 @@ from nearfar.method import Method
 from nearfar.space import Space
 from nearfar.training.devices import make_fabric
 from nearfar.training.gather import process_rank
+from nearfar.training.run import Run
 from nearfar.training.settings import Settings
-from nearfar.training.trainer import Run, train
+from nearfar.training.trainer import train
 from nearfar.verbs.building import build_method, encoder_specs, hyperparameters_of
 from nearfar.verbs.measure import Embedded, encoded
 
@@ -86,7 +87,8 @@ def fit_rows(
         "hyperparameters": checked,
         "settings": asdict(settled),
     }
-    require_rows(training, settled.batch_size)
+    if type(made).solve is Method.solve:
+        require_rows(training, settled.batch_size)
     if held_out is not None and len(held_out) < 2:
         raise TableError(
             f"{held_out.name}: one row to measure on is not enough, two are needed: hold out a larger share of the "
