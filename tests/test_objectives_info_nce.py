@@ -1,6 +1,5 @@
 """InfoNCE against loops written from its formula, for every way of pairing."""
 
-import importlib
 import math
 from collections.abc import Callable
 
@@ -12,10 +11,16 @@ from torch import Tensor
 
 from nearfar.errors import ArgumentError
 from nearfar.geometry import cosine
-from nearfar.objectives import Pairing, info_nce, info_nce_from_scores, nt_xent, number_of_negatives, sup_con
+from nearfar.objectives import (
+    Pairing,
+    info_nce,
+    info_nce_from_scores,
+    nt_xent,
+    number_of_negatives,
+    sup_con,
+    textbook,
+)
 from nearfar.ops import row_chunks, tiles, torch_softmax, two_passes
-
-info_nce_module = importlib.import_module("nearfar.objectives.info_nce")
 
 B, M, D = 6, 6, 4
 LABELS = torch.tensor([0, 1, 0, 2, 1, 2])
@@ -125,7 +130,7 @@ FORMS: dict[str, tuple[Pairing, tuple[Tensor, Tensor]]] = {
 
 
 def in_chunks(monkeypatch: pytest.MonkeyPatch, cells: int) -> None:
-    monkeypatch.setattr(info_nce_module, "TEXTBOOK_CELLS", 0)
+    monkeypatch.setattr(textbook, "TEXTBOOK_CELLS", 0)
     for module in (tiles, torch_softmax, two_passes):
         monkeypatch.setattr(module, "TILE", max(1, cells // 6))
     monkeypatch.setattr(row_chunks, "TEXTBOOK_CELLS", 0)

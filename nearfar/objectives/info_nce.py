@@ -21,7 +21,7 @@ from nearfar.objectives.inputs import (
 from nearfar.objectives.pairing import Pairing
 from nearfar.objectives.row_loss import Denominator, Keys, Many, RowLosses, Softmax
 from nearfar.objectives.streamed import streamed_form, streamed_loss
-from nearfar.objectives.textbook import TEXTBOOK_CELLS, textbook_loss
+from nearfar.objectives.textbook import is_small, textbook_loss
 from nearfar.ops.row_chunks import fits
 
 Reduction = Literal["mean", "none", "sum"]
@@ -93,7 +93,7 @@ def info_nce(
     loss: Tensor | None = None
     if callable(score) or reduction == "none":
         pass
-    elif extra_keys is None and pairing.is_plain_diagonal and n_rows * n_keys <= TEXTBOOK_CELLS:
+    elif extra_keys is None and pairing.is_plain_diagonal and is_small(n_rows * n_keys, queries.device):
         loss = textbook_loss(queries, keys, temperature, score, symmetric, reduction)
     elif extra_keys is None or extra_keys.ndim == 2:
         only_one_near = many != "mean" or denominator != "all"

@@ -14,6 +14,7 @@ from nearfar.ops.kept_gradients import keep, times_upstream
 from nearfar.ops.pair_rule import PairRule
 from nearfar.ops.softmax_terms import Gradients, Group, Terms
 from nearfar.ops.torch_softmax import softmax_sums
+from nearfar.ops.triton_softmax import available, softmax_sums_triton
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,16 @@ def _evaluate(problem: _Problem, *inputs: Tensor | None) -> tuple[Tensor, list[T
         tuple(_zeros(keys, want) for (keys, _), want in zip(scaled, want_rest[:n_groups], strict=True)),
         tuple(_zeros(r.weights, want) for r, want in zip(rules, want_rest[n_groups:], strict=True)),
     )
-    value = softmax_sums(rows, groups, terms, wanted)
+    if available(x):
+        # Tensor cores multiply in the type of the inputs; what is summed stays in float32.
+        alike = all(keys is None or keys.dtype == x.dtype for keys in raw_keys)
+        low = rows.to(x.dtype if alike else rows.dtype)
+        groups = [
+            Group(low if group.keys is rows else group.keys.to(low.dtype), group.rule) for group in groups
+        ]
+        value = softmax_sums_triton(low, groups, terms, wanted)
+    else:
+        value = softmax_sums(rows, groups, terms, wanted)
     along = None if wanted.x is None else (rows * wanted.x).sum(1)
     d_tau = None
     if tau is not None and along is not None and want_tau:
