@@ -93,7 +93,11 @@ def info_nce(
     loss: Tensor | None = None
     if callable(score) or reduction == "none":
         pass
-    elif extra_keys is None and pairing.is_plain_diagonal and is_small(n_rows * n_keys, queries.device):
+    elif (
+        extra_keys is None
+        and pairing.is_plain_diagonal
+        and is_small(n_rows * n_keys, symmetric, queries.device)
+    ):
         loss = textbook_loss(queries, keys, temperature, score, symmetric, reduction)
     elif extra_keys is None or extra_keys.ndim == 2:
         only_one_near = many != "mean" or denominator != "all"

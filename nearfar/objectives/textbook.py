@@ -10,15 +10,16 @@ from torch.nn import functional
 
 from nearfar.geometry import ScoreName, at_least_float32, dot, negative_squared_distance
 
-TEXTBOOK_CELLS = 384 * 384
-"""Up to this many pairs the textbook form was faster than the streaming kernel (see docs/contrast-engine.md)."""
+TEXTBOOK_CELLS = 512 * 512
+"""Up to this many pairs the textbook form was faster than the streaming kernel (see docs/contrast-engine.md); pairs
+of a symmetric loss count twice."""
 GPU_TEXTBOOK_CELLS = 2048 * 2048
 """The same on a GPU, where starting kernels costs more than small ones compute. A guess: not measured."""
 
 
-def is_small(n_pairs: int, device: torch.device) -> bool:
+def is_small(n_pairs: int, symmetric: bool, device: torch.device) -> bool:
     """Whether the textbook form is the one to take."""
-    return n_pairs <= (TEXTBOOK_CELLS if device.type == "cpu" else GPU_TEXTBOOK_CELLS)
+    return n_pairs * (1 + symmetric) <= (TEXTBOOK_CELLS if device.type == "cpu" else GPU_TEXTBOOK_CELLS)
 
 
 def textbook_loss(

@@ -16,8 +16,8 @@ from nearfar.ops.products import add_products, scores
 from nearfar.ops.softmax_terms import Gradients, Group, Terms, exponent_limit, smallest_sum
 from nearfar.ops.tiles import TILE, column_tiles, gather, ranges
 
-KEPT_CELLS = 1 << 24
-"""Cells of exponentials that are kept for the second pass and not computed again: 64 MB of float32."""
+KEPT_CELLS = 1 << 23
+"""Cells of exponentials that are kept for the second pass and not computed again: 32 MB of float32."""
 WORTH_KEEPING = 0.1
 """Share of the matrix below which none are kept."""
 
