@@ -147,7 +147,6 @@ def test_tiles_that_are_kept_and_tiles_that_are_computed_again_agree(
 
 def test_blocks_of_rows_may_be_as_low_as_one_row(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch_softmax, "BLOCK_CELLS", 1)
-    monkeypatch.setattr(torch_softmax, "LEAST_ROWS", 1)
     compare(case(5, form="extra"))
 
 

@@ -12,10 +12,12 @@ from nearfar.ops.softmax_terms import Gradients, Group, Terms, exponent_limit
 from nearfar.ops.tiles import TILE, column_tiles, gather, ranges
 from nearfar.ops.two_passes import two_passes
 
-BLOCK_CELLS = 3 << 20
-"""Cells of a block of whole rows: 12 MB of float32, if that is at least `LEAST_ROWS`."""
+BLOCK_SHARE = 20
+"""A block of whole rows holds at most one in so many cells of the matrix, where that is enough rows, ..."""
+BLOCK_CELLS = 1 << 24
+"""... and never more cells than these: 64 MB of float32."""
 LEAST_ROWS = 256
-"""Rows of a block: fewer make thin products."""
+"""Rows of a block that are enough: fewer make thin products."""
 
 
 def softmax_sums(x: Tensor, groups: Sequence[Group], terms: Terms, wanted: Gradients) -> Tensor:
@@ -44,7 +46,8 @@ def softmax_sums(x: Tensor, groups: Sequence[Group], terms: Terms, wanted: Gradi
 
 def _rows_at_once(x: Tensor, groups: Sequence[Group], terms: Terms, wanted: Gradients) -> Tensor:
     width = sum(len(group.keys) for group in groups)
-    height = min(len(x), TILE, max(LEAST_ROWS, BLOCK_CELLS // max(width, 1)))
+    rows_of = min(max(LEAST_ROWS, len(x) // BLOCK_SHARE), BLOCK_CELLS // max(width, 1))
+    height = max(1, min(len(x), TILE, rows_of))
     block = x.new_empty(height * width)
     plain = terms.bound <= exponent_limit(x.dtype, width + 1)
     value = x.new_zeros(())
