@@ -135,6 +135,13 @@ def test_a_symmetric_rule_of_a_set_with_itself() -> None:
     compare(case(11, form="itself", rule=PairRule(skip_diagonal=True, same=((ids, ids),))))
 
 
+@pytest.mark.parametrize("unit", [False, True])
+def test_a_set_with_itself_by_rows_and_columns_is_two_sets(unit: bool) -> None:
+    made = case(11, form="itself")
+    n = len(made.x)
+    compare(made._replace(terms=Terms(torch.rand(n).double(), torch.rand(n).double())), unit=unit)
+
+
 @pytest.mark.parametrize("form", ["both", "itself"])
 @pytest.mark.parametrize("kept", [0, 60, 1 << 24])
 def test_tiles_that_are_kept_and_tiles_that_are_computed_again_agree(

@@ -57,7 +57,7 @@ def softmax_contrast(
         A scalar; not finite where an input is not, where a row to be scaled is zero, or where a row (column)
         has no pair.
     """
-    itself = len(columns) == 1 and columns[0].keys is x
+    itself = len(columns) == 1 and columns[0].keys is x and terms.column is None
     tau = temperature if isinstance(temperature, Tensor) else None
     weights = [group.log_weights for group in columns]
     differentiable = [x, tau, terms.own, *(None if itself else group.keys for group in columns), *weights]

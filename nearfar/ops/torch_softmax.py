@@ -37,7 +37,7 @@ def softmax_sums(x: Tensor, groups: Sequence[Group], terms: Terms, wanted: Gradi
     Returns:
         The value: a scalar, not finite if an input is not, or if a row (column) has no pair.
     """
-    itself = len(groups) == 1 and groups[0].keys is x
+    itself = len(groups) == 1 and groups[0].keys is x and terms.column is None
     sums = _rows_at_once if terms.column is None and not itself else two_passes
     value = sums(x, groups, terms, wanted)
     _add_pull(x, groups[0].keys, terms, wanted.x, wanted.x if itself else wanted.keys[0])

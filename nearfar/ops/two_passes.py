@@ -55,7 +55,7 @@ class _Passes:
 
     def __init__(self, x: Tensor, groups: Sequence[Group], terms: Terms, shift: float | None) -> None:
         self.x, self.groups, self.terms, self.shift = x, groups, terms, shift
-        self.itself = groups[0].keys is x
+        self.itself = groups[0].keys is x and terms.column is None
         empty = -torch.inf if shift is None else 0.0
         self.of_rows = x.new_full((len(x),), empty)
         self.of_columns = self.of_rows if self.itself else x.new_full((len(groups[0].keys),), empty)
