@@ -13,6 +13,7 @@ from torch import Tensor
 from nearfar.ops.kept_gradients import keep, times_upstream
 from nearfar.ops.pair_rule import PairRule
 from nearfar.ops.softmax_terms import Gradients, Group, Terms
+from nearfar.ops.tiles import TILE, ranges, row_dots
 from nearfar.ops.torch_softmax import softmax_sums
 from nearfar.ops.triton_softmax import available, softmax_sums_triton
 
@@ -134,7 +135,7 @@ def _evaluate(problem: _Problem, *inputs: Tensor | None) -> tuple[Tensor, list[T
         value = softmax_sums_triton(low, groups, terms, wanted)
     else:
         value = softmax_sums(rows, groups, terms, wanted)
-    along = None if wanted.x is None else (rows * wanted.x).sum(1)
+    along = None if wanted.x is None else row_dots(rows, wanted.x)
     d_tau = None
     if tau is not None and along is not None and want_tau:
         pairs = 0.5 if problem.itself else 1.0
@@ -173,9 +174,12 @@ def _unscaled(
     """The gradient for x from that for factor x (changed in place): a factor of each row keeps its length."""
     if gradient is None or isinstance(factor, float):
         return gradient if gradient is None or factor == 1.0 else gradient.mul_(factor)
-    along = (scaled * gradient).sum(1) if along is None else along
-    squares = scaled.square().sum(1)
-    return gradient.addcmul_(scaled, (along / squares)[:, None], value=-1).mul_(factor)
+    along = row_dots(scaled, gradient) if along is None else along
+    for rows in ranges(len(scaled), 4 * TILE):
+        at = slice(rows.start, rows.stop)
+        squares = scaled[at].square().sum(1)
+        gradient[at].addcmul_(scaled[at], (along[at] / squares)[:, None], value=-1)
+    return gradient.mul_(factor)
 
 
 def _longest(rows: Tensor, keys: Sequence[Tensor]) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+import torch
 from torch import Tensor
 
 from nearfar.ops.softmax_terms import Group
@@ -43,3 +44,9 @@ def gather(tile: Tensor, columns: range, n_columns: int, index: Tensor, out: Ten
     place = index - columns.start
     inside = ((place >= 0) & (place < len(columns))).nonzero()[:, 0]
     out[inside] = tile[inside, place[inside]]
+
+
+def row_dots(a: Tensor, b: Tensor) -> Tensor:
+    """a_i . b_i of rows [N, d]: [N], without a product as large as they are."""
+    parts = [(a[r.start : r.stop] * b[r.start : r.stop]).sum(1) for r in ranges(len(a), 4 * TILE)]
+    return parts[0] if len(parts) == 1 else torch.cat(parts)

@@ -14,8 +14,8 @@ from nearfar.ops.two_passes import two_passes
 
 BLOCK_SHARE = 20
 """A block of whole rows holds at most one in so many cells of the matrix, where that is enough rows, ..."""
-BLOCK_CELLS = 1 << 24
-"""... and never more cells than these: 64 MB of float32."""
+BLOCK_CELLS = 3 << 22
+"""... and never more cells than these: 48 MB of float32."""
 LEAST_ROWS = 256
 """Rows of a block that are enough: fewer make thin products."""
 
