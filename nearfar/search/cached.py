@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Iterable, Iterator
-from itertools import chain
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -14,7 +13,6 @@ import numpy as np
 from nearfar.errors import ArgumentError, ArtefactError
 from nearfar.files import atomic_folder, read_json
 from nearfar.search.index import Geometry, Index, searchable, write_index
-from nearfar.search.sparse import SparseIndex
 
 if TYPE_CHECKING:
     from nearfar.data.table import Table
@@ -22,14 +20,10 @@ if TYPE_CHECKING:
 
 _BLOCK = 8192
 """Rows whose raw cells are in memory together while a table is encoded."""
-SPARSE_SHARE = 1 / 8
-"""Embeddings with fewer entries that are not zero than this are kept as inverted lists."""
 
 
-def cached_index(space: Space, table: Table, role: str, folder: Path | str | None) -> Index | SparseIndex:
+def cached_index(space: Space, table: Table, role: str, folder: Path | str | None) -> Index:
     """The index of one role of a table, built only if neither space nor table is as it was.
-
-    Where the embeddings are nearly all zeros it is a `SparseIndex`, which gives the same answers.
 
     It is kept in a folder inside `folder` whose name holds the fingerprints of both. When it is built
     anew, those of the same table name and role that were made from other contents are removed.
@@ -48,10 +42,7 @@ def cached_index(space: Space, table: Table, role: str, folder: Path | str | Non
         raise ArgumentError(f"{table.name} has no role {role!r}; it has {', '.join(table.kinds)}")
     geometry = cast(Geometry, space.geometry)
     if folder is None:
-        sparse, blocks = _looked_at(_embedded(space, table, role), geometry)
-        if sparse:
-            return SparseIndex.of_blocks(blocks, geometry)
-        return Index.of_searchable(np.concatenate(list(blocks)), geometry)
+        return Index.of_searchable(np.concatenate(list(_embedded(space, table, role))), geometry)
     made_from = {"table": table.name, "role": role, "rows": table.fingerprint, "space": space.fingerprint}
     short = re.sub(r"[^A-Za-z0-9]+", "-", Path(table.name).name).strip("-")[:40] or "table"
     place = Path(folder) / f"{short}-{role}-{made_from['rows']}-{made_from['space']}"
@@ -59,33 +50,16 @@ def cached_index(space: Space, table: Table, role: str, folder: Path | str | Non
     if kept is not None:
         return kept
     with atomic_folder(place, replace=True) as temporary:
-        sparse, blocks = _looked_at(_embedded(space, table, role), geometry)
-        if sparse:
-            SparseIndex.of_blocks(blocks, geometry, made_from).write(temporary)
-        else:
-            write_index(temporary, blocks, len(table), geometry, made_from)
+        write_index(temporary, _embedded(space, table, role), len(table), geometry, made_from)
     _remove_stale(Path(folder), place, made_from)
-    return _loaded(place)
+    return Index.load(place)
 
 
-def _looked_at(blocks: Iterator[np.ndarray], geometry: Geometry) -> tuple[bool, Iterable[np.ndarray]]:
-    """Whether inverted lists fit these embeddings, as far as the first block tells, and all blocks again."""
-    first = next(blocks)
-    fits = geometry != "euclidean" and np.count_nonzero(first) < SPARSE_SHARE * first.size
-    return bool(fits), chain([first], blocks)
-
-
-def _loaded(place: Path) -> Index | SparseIndex:
-    told: Any = read_json(place / "index.json")
-    sparse = isinstance(told, dict) and told.get("kind") == "sparse"
-    return SparseIndex.load(place) if sparse else Index.load(place)
-
-
-def _kept(place: Path, made_from: dict[str, str], n_rows: int) -> Index | SparseIndex | None:
+def _kept(place: Path, made_from: dict[str, str], n_rows: int) -> Index | None:
     if not place.exists():
         return None
     try:
-        index = _loaded(place)
+        index = Index.load(place)
     except ArtefactError:  # damaged or of an older format: it is built anew
         return None
     return index if index.made_from == made_from and len(index) == n_rows else None
