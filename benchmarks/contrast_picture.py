@@ -84,7 +84,7 @@ def _panel(axis: Any, lines: Series) -> None:
         heights = [points[n] for n in sizes]
         axis.plot(sizes, heights, color=LINES[name][1], linewidth=wide, marker="o", markersize=2.5)
     sizes = sorted({n for points in lines.values() for n in points})
-    axis.set_xlim(sizes[0] / 1.3, sizes[-1] * (sizes[-1] / sizes[0]) ** 0.75)
+    axis.set_xlim(sizes[0] / 1.3, sizes[-1] * max(4, sizes[-1] / sizes[0]) ** 0.75)
     ticks = [n for n in sizes if n.bit_length() % 2 == 1]
     axis.set_xticks(ticks, [_short(n) for n in ticks])
     axis.xaxis.set_minor_locator(_no_ticks())

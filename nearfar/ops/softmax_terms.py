@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -87,3 +88,36 @@ def exponent_limit(dtype: torch.dtype, terms: int) -> float:
 def smallest_sum(dtype: torch.dtype) -> float:
     """A sum of exponentials below this may have lost terms to underflow."""
     return torch.finfo(dtype).tiny * 1e8
+
+
+class Passes(Protocol):
+    """Sums in a first pass over the scores, gradients in a second."""
+
+    def first(self) -> bool:
+        """Sum. False if sums may have lost terms to underflow."""
+
+    def second(self, wanted: Gradients) -> None:
+        """Add the gradients to what is wanted."""
+
+    def value(self) -> Tensor:
+        """The sum, after the first pass."""
+
+
+def in_passes(
+    make: Callable[[float | None], Passes], bound: float, limit: float, wanted: Gradients
+) -> Tensor:
+    """The value of passes that take a constant from every score, or keep sums as logarithms where that loses terms.
+
+    Args:
+        make: the constant, or None for logarithms, to the passes.
+        bound: no score is above it.
+        limit: largest exponent that may be summed.
+        wanted: where gradients go.
+    """
+    passes = make(max(0.0, bound - limit))
+    if bound > 3 * limit or not passes.first():
+        passes = make(None)
+        passes.first()
+    if wanted.any:
+        passes.second(wanted)
+    return passes.value()

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from nearfar.ops.pair_rule import PairRule
-from nearfar.ops.softmax_terms import Gradients, Group, Terms, exponent_limit, smallest_sum
+from nearfar.ops.softmax_terms import Gradients, Group, Terms, exponent_limit, in_passes, smallest_sum
 from nearfar.ops.tiles import ranges
 
 if TYPE_CHECKING:
@@ -82,13 +82,7 @@ def softmax_sums_triton(x: Tensor, groups: Sequence[Group], terms: Terms, wanted
         The value: a float32 scalar, not finite if an input is not, or if a row (column) has no pair.
     """
     limit = exponent_limit(torch.float32, len(x) + sum(len(group.keys) for group in groups))
-    passes = _Passes(x, groups, terms, max(0.0, terms.bound - limit))
-    if terms.bound > 3 * limit or not passes.first():
-        passes = _Passes(x, groups, terms, None)
-        passes.first()
-    if wanted.any:
-        passes.second(wanted)
-    return passes.value()
+    return in_passes(lambda shift: _Passes(x, groups, terms, shift), terms.bound, limit, wanted)
 
 
 class _Block(NamedTuple):

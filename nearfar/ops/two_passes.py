@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from nearfar.ops.products import add_products, scores
-from nearfar.ops.softmax_terms import Gradients, Group, Terms, exponent_limit, smallest_sum
+from nearfar.ops.softmax_terms import Gradients, Group, Terms, exponent_limit, in_passes, smallest_sum
 from nearfar.ops.tiles import TILE, column_tiles, gather, ranges
 
 KEPT_CELLS = 1 << 23
@@ -25,13 +25,7 @@ WORTH_KEEPING = 0.1
 def two_passes(x: Tensor, groups: Sequence[Group], terms: Terms, wanted: Gradients) -> Tensor:
     """`softmax_sums` with a term of columns, or of `x` against itself; without the gradient of the pull."""
     limit = exponent_limit(x.dtype, len(x) + sum(len(group.keys) for group in groups))
-    passes = _Passes(x, groups, terms, max(0.0, terms.bound - limit))
-    if terms.bound > 3 * limit or not passes.first():
-        passes = _Passes(x, groups, terms, None)
-        passes.first()
-    if wanted.any:
-        passes.second(wanted)
-    return passes.value()
+    return in_passes(lambda shift: _Passes(x, groups, terms, shift), terms.bound, limit, wanted)
 
 
 class _Tile(NamedTuple):
