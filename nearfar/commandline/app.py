@@ -22,6 +22,7 @@ VERBS = {
     "embed": ("verbs.embed", "embed"),
     "measure": ("verbs.measure", "measure"),
     "search": ("verbs.search", "search_table"),
+    "detect": ("verbs.detect", "detect"),
     "compare": ("verbs.compare", "compare"),
     "reproduce": ("verbs.reproduce", "reproduce"),
     "demo": ("verbs.demo", "demo"),

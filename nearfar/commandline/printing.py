@@ -156,6 +156,16 @@ def _own(verb: str, what: str) -> Any:
     return getattr(module, what)
 
 
+def _show_detect(result: Any, asked: dict[str, Any]) -> None:
+    print(_own("detect", "as_text")(result))
+    if asked.get("out"):
+        print(f"\nwritten to {asked['out']}")
+
+
+def _json_detect(result: Any, asked: dict[str, Any]) -> Any:
+    return _own("detect", "as_json")(result)
+
+
 def _show_compare(result: Any, asked: dict[str, Any]) -> None:
     print(_own("compare", "as_text")(result))
     if asked.get("out"):
