@@ -40,6 +40,7 @@ class Experiment:
         examples: training examples that one run of an arm goes through, for the cost per 1,000.
         seeds: how many.
         deviations: in what it differs from the paper, in sentences.
+        packages: installed distributions that figures depend on, beside those of every run.
     """
 
     data: Mapping[str, str]
@@ -48,6 +49,7 @@ class Experiment:
     examples: Mapping[str, int]
     seeds: int = 3
     deviations: tuple[str, ...] = field(default=())
+    packages: tuple[str, ...] = ()
 
 
 class DataFolder:

@@ -52,6 +52,8 @@ class Method(nn.Module, ABC):
     """
 
     reads: ClassVar[Mapping[str, Reading]]
+    whole_table: ClassVar[bool] = False
+    """Whether a batch is always the whole table, as where all rows are the nodes of one graph."""
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -88,6 +90,23 @@ class Method(nn.Module, ABC):
         0 where the loss is no InfoNCE and such a figure would mean nothing.
         """
         return batch_size - 1
+
+    def total(self, terms: dict[str, Tensor]) -> Tensor:
+        """What is minimised. Override where gradients of the terms are weighed against each other."""
+        return torch.stack(list(terms.values())).sum()
+
+    def examples(self, table: Table, rows: np.ndarray) -> dict[str, list[Any]]:
+        """The raw cells of a batch: role -> cells.
+
+        Override where an example needs cells of other rows too: mined negatives, windows of a series. Runs in the
+        background like `prepare`, to which its result goes.
+
+        Args:
+            table: the training rows.
+            rows: int64 row numbers of the batch [B].
+        """
+        cells = table.rows(rows)
+        return {role: cells[role] for role in self.reads if role in cells}
 
     def prepare(self, rows: dict[str, list[Any]], generator: torch.Generator) -> Batch:
         """Turn the raw cells of a batch into tensors; make views here.
@@ -128,11 +147,15 @@ class Method(nn.Module, ABC):
         Returns:
             int64 row numbers; a row may be missing or come twice, but there are as many as `rows`.
         """
-        return epoch_order(rows, seed, epoch)
+        return np.arange(rows) if self.whole_table else epoch_order(rows, seed, epoch)
 
     def solve(self, table: Table, embed: Embed) -> None:
         """Fit in closed form instead of by gradient. A method that overrides it has no loss and no steps."""
         raise NotImplementedError(f"{type(self).__name__} learns by gradient")
+
+    def notes(self) -> list[str]:
+        """What a run's card should tell beside measures, in sentences; asked for after training."""
+        return []
 
     def after_step(self, z: dict[str, Tensor], step: int, steps: int) -> None:
         """Called after every optimiser step: move averages, push queues, follow schedules.

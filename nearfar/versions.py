@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 
 from nearfar.version import __version__
 
 
-def versions() -> dict[str, str]:
-    """Versions, processor and threads of this run."""
+def versions(packages: Sequence[str] = ()) -> dict[str, str]:
+    """Versions, processor and threads of this run.
+
+    Args:
+        packages: what it used beside what all runs use.
+    """
     import numpy
     import torch
     import transformers
@@ -20,6 +26,7 @@ def versions() -> dict[str, str]:
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "numpy": numpy.__version__,
+        **{name: version(name) for name in packages},
         "processor": _processor(),
         "threads": str(torch.get_num_threads()),
     }

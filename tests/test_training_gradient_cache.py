@@ -28,6 +28,10 @@ def loss(z: dict[str, Tensor]) -> dict[str, Tensor]:
     return {"info_nce": info_nce(z["a"], z["b"], temperature=0.3), "size": z["a"].square().mean()}
 
 
+def backward(terms: dict[str, Tensor]) -> None:
+    torch.stack(list(terms.values())).sum().backward()
+
+
 def gradients(net: nn.Module) -> list[Tensor]:
     return [parameter.grad.clone() for parameter in net.parameters() if parameter.grad is not None]
 
@@ -38,7 +42,7 @@ def test_equals_the_whole_batch_without_dropout(chunk: int) -> None:
     sum(loss(embed(net)(batch())).values()).backward()
     expected = gradients(net)
     net.zero_grad()
-    terms, z = cached_backward(embed(net), loss, batch(), chunk)
+    terms, z = cached_backward(embed(net), loss, batch(), chunk, backward)
     for got, want in zip(gradients(net), expected, strict=True):
         torch.testing.assert_close(got, want, atol=1e-12, rtol=1e-9)
     assert len(z["a"]) == 10
@@ -56,7 +60,7 @@ def test_equals_the_uncached_chunks_with_dropout(chunk: int) -> None:
     expected, state = gradients(net), torch.get_rng_state()
     net.zero_grad()
     torch.manual_seed(7)
-    cached, _ = cached_backward(embed(net), loss, batch(), chunk)
+    cached, _ = cached_backward(embed(net), loss, batch(), chunk, backward)
     for got, want in zip(gradients(net), expected, strict=True):
         torch.testing.assert_close(got, want, atol=1e-12, rtol=1e-9)
     torch.testing.assert_close(cached["info_nce"], terms["info_nce"].detach())
@@ -67,11 +71,11 @@ def test_a_wrong_replay_of_dropout_would_be_seen() -> None:
     """The equality above is no accident: other masks give other gradients."""
     net = network(0.5)
     torch.manual_seed(7)
-    cached_backward(embed(net), loss, batch(), 2)
+    cached_backward(embed(net), loss, batch(), 2, backward)
     first = gradients(net)
     net.zero_grad()
     torch.manual_seed(8)
-    cached_backward(embed(net), loss, batch(), 2)
+    cached_backward(embed(net), loss, batch(), 2, backward)
     assert not torch.allclose(gradients(net)[0], first[0], rtol=1e-3)
 
 
@@ -83,7 +87,7 @@ def test_embeddings_without_gradient_stay_without() -> None:
             key = teacher(piece["b"]["x"])
         return {"a": student(piece["a"]["x"]), "b": key}
 
-    cached_backward(both, loss, batch(), 4)
+    cached_backward(both, loss, batch(), 4, backward)
     assert all(parameter.grad is None for parameter in teacher.parameters())
     assert all(parameter.grad is not None for parameter in student.parameters())
 
@@ -97,5 +101,5 @@ def test_a_learned_temperature_gets_its_gradient_once() -> None:
     tempered(embed(net)(batch()))["info_nce"].backward()
     expected = log_temperature.grad.clone()
     log_temperature.grad = None
-    cached_backward(embed(net), tempered, batch(), 3)
+    cached_backward(embed(net), tempered, batch(), 3, backward)
     torch.testing.assert_close(log_temperature.grad, expected)

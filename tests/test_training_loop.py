@@ -31,7 +31,15 @@ from nearfar.method import Batch, Embed, Method, Stage
 from nearfar.objectives import alignment, info_nce
 from nearfar.space import Space
 from nearfar.training import trainer
-from nearfar.training.alarms import EVERY, GRACE, LOOKS, CollapseAlarm, effective_rank, mean_cosine
+from nearfar.training.alarms import (
+    EVERY,
+    GRACE,
+    LOOKS,
+    CollapseAlarm,
+    effective_rank,
+    mean_cosine,
+    relative_spread,
+)
 from nearfar.training.loader import AHEAD, ahead, prepare_batch, step_seed, to_device
 from nearfar.training.logs import Log
 from nearfar.training.optimiser import make_optimiser, rate_at, set_rate
@@ -521,6 +529,29 @@ def test_the_alarm_wants_several_looks_in_a_row() -> None:
         alarm.look({"z": point}, LOOKS)
 
 
+def test_where_the_score_is_no_cosine_one_direction_is_no_collapse() -> None:
+    torch.manual_seed(0)
+    apart = torch.tensor([10.0, 0, 0, 0]) + 0.1 * torch.randn(32, 4)
+    point = torch.tensor([10.0, 0, 0, 0]) + 1e-4 * torch.randn(32, 4)
+    for geometry, x, alarmed in (
+        ("cosine", apart, True),
+        ("euclidean", apart, False),
+        ("euclidean", point, True),
+        ("lorentz", apart, False),
+    ):
+        alarm = CollapseAlarm("warn", geometry=geometry)
+        for step in range(LOOKS):
+            alarm.look({"one": x}, step + 1)
+        assert bool(alarm.warning) is alarmed, geometry
+
+
+def test_relative_spread_is_that_of_all_pairs() -> None:
+    x = torch.randn(7, 3, generator=torch.Generator().manual_seed(0)) + 2
+    distances = torch.cdist(x, x).square().sum() / (7 * 6)
+    assert relative_spread(x) == pytest.approx(float(distances / (2 * x.square().sum(1).mean())), rel=1e-5)
+    assert relative_spread(torch.ones(5, 3)) == pytest.approx(0, abs=1e-6)
+
+
 def test_what_the_alarm_looks_at() -> None:
     torch.manual_seed(0)
     x = torch.randn(12, 3)
@@ -761,6 +792,57 @@ class Centre(Method):
 
     def space(self) -> Space:
         return Space({"vector": self.encoder}, {"vector": self.head}, "dot")
+
+
+def test_a_method_may_weigh_its_terms() -> None:
+    class Weighed(Aligned):
+        def total(self, terms: dict[str, Tensor]) -> Tensor:
+            return terms["align"]  # as if "size" weighed nothing
+
+    class WithoutSize(Aligned):
+        def contrast(self, z: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+            return {"align": alignment(z["one"], z["two"])}
+
+    for cache_chunk in (None, 3):
+        runs = [made(kind) for kind in (Weighed, WithoutSize)]
+        losses = [train(one, table(), settings(cache_chunk=cache_chunk)).losses for one in runs]
+        assert equal(*map(weights, runs))
+        assert losses[0] == losses[1]  # what is minimised is what is shown
+
+
+def test_a_method_may_look_at_other_rows_than_those_of_its_batch() -> None:
+    class Next(Near):
+        def examples(self, table: Table, rows: np.ndarray) -> dict[str, list[Any]]:
+            own, others = table.rows(rows), table.rows((rows + 1) % len(table))
+            return {"vector": own["vector"], "positive": others["vector"]}
+
+    vectors = table().column("vector")
+    shifted = Table.from_columns(
+        {"vector": np.stack(vectors), "positive": np.roll(np.stack(vectors), -1, axis=0)}
+    )
+    one, two = made(Next), made(Near)
+    train(one, table(), settings())
+    train(two, shifted, settings())
+    assert equal(weights(one), weights(two))
+
+
+def test_a_method_may_take_the_whole_table_as_its_batch() -> None:
+    class Whole(Near):
+        whole_table = True
+
+        def prepare(self, rows: dict[str, list[Any]], generator: torch.Generator) -> Batch:
+            self.calls.append(np.stack(rows["vector"]))
+            return super().prepare(rows, generator)
+
+    method = made(Whole)
+    run = train(method, table(), settings(steps=None, epochs=3.0))
+    assert run.steps == 3
+    for seen in method.calls:
+        assert np.array_equal(
+            seen, np.stack(table().column("vector"))
+        )  # in order, so that links between rows hold
+    with pytest.raises(ArgumentError, match="whole table"):
+        train(made(Whole), table(), settings(cache_chunk=4))
 
 
 def test_a_method_may_be_fitted_in_closed_form() -> None:

@@ -87,7 +87,8 @@ def _show_fit(result: Any, asked: dict[str, Any]) -> None:
     if card["measures"]:
         print()
         print(before_after(card["measures"]))
-    print(f"\n{card['steps']} steps in {card['seconds']:.0f} s; the space is in {asked['out']}")
+    done = f"{card['steps']} steps" if card["steps"] else "fitted"
+    print(f"\n{done} in {card['seconds']:.0f} s; the space is in {asked['out']}")
     print(f'ask it: nearfar search {asked["out"]} {asked["table"]} "your query"')
 
 

@@ -107,6 +107,7 @@ def experiment(data: DataFolder) -> Experiment:
             "whose pass over the table is made once for all arms and not in their cost",
             "rank window and partition are reconstructed; no released script makes them",
         ),
+        packages=("pymetis",),
     )
 
 

@@ -27,9 +27,9 @@ def model_card(card: Mapping[str, Any]) -> str:
         "",
         entry.summary,
         "",
-        f"Trained on {data['training_rows']:,} rows of `{card['table']}` "
+        f"Made from {data['training_rows']:,} rows of `{card['table']}` "
         f"(fingerprint `{data['training_fingerprint']}`), "
-        f"columns {_columns(card['columns'])}; {card['steps']:,} steps in {card['seconds']:,} seconds.",
+        f"columns {_columns(card['columns'])}; {_steps(card['steps'])} in {card['seconds']:,} seconds.",
     ]
     if card["measures"]:
         lines += ["", f"## Measures on {data['measured_rows']:,} rows that training did not see", ""]
@@ -46,6 +46,10 @@ def model_card(card: Mapping[str, Any]) -> str:
     lines += ["", "## Settings", "", "```json", json.dumps(settings, indent=2, ensure_ascii=False), "```"]
     lines += ["", "## Method", "", "```bibtex", entry.bibtex, "```"]
     return "\n".join(lines) + "\n"
+
+
+def _steps(steps: int) -> str:
+    return f"{steps:,} steps" if steps else "fitted in closed form"
 
 
 def _columns(columns: Mapping[str, str]) -> str:

@@ -15,6 +15,7 @@ from nearfar.files import write_json
 EVERY = 10
 """Steps between looks at the embeddings."""
 COLLAPSED_COSINE = 0.99
+COLLAPSED_SPREAD = 1e-4
 COLLAPSED_RANK = 1.1
 SAMPLE = 256
 """Rows of a batch that are looked at: enough to tell, cheap beside a step."""
@@ -29,6 +30,14 @@ def mean_cosine(x: Tensor) -> float:
     unit = nn.functional.normalize(x.float(), dim=-1)
     n = len(unit)
     return float((unit.sum(0).square().sum() - n) / (n * (n - 1)))
+
+
+def relative_spread(x: Tensor) -> float:
+    """Mean squared distance of distinct rows of x [N, d] over twice their mean squared length."""
+    x = x.float()
+    n = len(x)
+    energy = x.square().sum()
+    return float((n * energy - x.sum(0).square().sum()) / ((n - 1) * energy).clamp_min(1e-30))
 
 
 def effective_rank(x: Tensor) -> float:
@@ -46,10 +55,15 @@ class CollapseAlarm:
         on_collapse: "stop" raises TrainingError, "warn" lets training go on and reports once.
         grace: steps without alarm: a network from scratch starts with embeddings that are nearly alike,
             and a queue has nothing to push them apart with before it is full.
+        geometry: that of the space. Where it is not "cosine", embeddings may all point one way and still lie far
+            apart: then their distances are judged by, relative to their lengths.
     """
 
-    def __init__(self, on_collapse: Literal["stop", "warn"], grace: int = 0) -> None:
+    def __init__(
+        self, on_collapse: Literal["stop", "warn"], grace: int = 0, geometry: str = "cosine"
+    ) -> None:
         self.on_collapse = on_collapse
+        self.geometry = geometry
         self.grace = grace
         self.looks = 0
         self.warning: str | None = None
@@ -74,12 +88,14 @@ class CollapseAlarm:
         if self.on_collapse == "stop":
             raise TrainingError(self.warning)
 
-    @staticmethod
-    def _collapsed(name: str, x: Tensor) -> str | None:
+    def _collapsed(self, name: str, x: Tensor) -> str | None:
         if x.ndim != 2 or len(x) < 8 or x.shape[1] < 2 or not x.is_floating_point():
             return None
         x = x[:SAMPLE]
-        if (cosine := mean_cosine(x)) > COLLAPSED_COSINE:
+        if self.geometry != "cosine":
+            if relative_spread(x) < COLLAPSED_SPREAD:
+                return f"all embeddings {name!r} are nearly one point"
+        elif (cosine := mean_cosine(x)) > COLLAPSED_COSINE:
             return f"any two embeddings {name!r} have cosine {cosine:.3f} on average"
         if (rank := effective_rank(x)) < COLLAPSED_RANK:
             return f"the embeddings {name!r} lie on a line (effective rank {rank:.2f})"

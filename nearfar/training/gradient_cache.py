@@ -15,6 +15,7 @@ from torch import Tensor
 
 Embed = Callable[[dict[str, Any]], dict[str, Tensor]]
 Loss = Callable[[dict[str, Tensor]], dict[str, Tensor]]
+Backward = Callable[[dict[str, Tensor]], None]
 
 
 def rows_of(batch: dict[str, Any]) -> int:
@@ -56,9 +57,9 @@ def cached_backward(
     loss: Loss,
     batch: dict[str, Any],
     chunk: int,
-    backward: Callable[[Tensor], None] = torch.Tensor.backward,
+    backward: Backward,
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Accumulate the gradients of sum(loss(embed(batch))) while holding one chunk's graph at a time.
+    """Accumulate the gradients of loss(embed(batch)) while holding one chunk's graph at a time.
 
     Equal to embedding chunk by chunk with all graphs kept: the random state of each chunk's first
     pass is replayed in its second.
@@ -68,7 +69,7 @@ def cached_backward(
         loss: embeddings of the whole batch -> named scalar terms.
         batch: the prepared batch of B examples.
         chunk: examples per piece.
-        backward: runs the backward pass of the loss (a gradient scaler may stand in here).
+        backward: runs the backward pass of the terms that `loss` returned.
 
     Returns:
         The loss terms and the embeddings, both detached.
@@ -87,7 +88,7 @@ def cached_backward(
     }
     after = RandomState()
     terms = loss(z)
-    backward(torch.stack(list(terms.values())).sum())
+    backward(terms)
     for number, (piece, state) in enumerate(zip(pieces, states, strict=True)):
         state.restore()
         again = embed(piece)

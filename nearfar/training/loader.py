@@ -26,8 +26,7 @@ def step_seed(seed: int, step: int, rank: int) -> int:
 def prepare_batch(method: Method, table: Table, rows: np.ndarray, seed: int) -> Batch:
     """Read rows and make tensors and views of them, with all randomness from `seed`."""
     generator = torch.Generator().manual_seed(seed)
-    cells = table.rows(rows)
-    return method.prepare({role: cells[role] for role in method.reads if role in cells}, generator)
+    return method.prepare(method.examples(table, rows), generator)
 
 
 def ahead(make: Callable[[int], T], numbers: range) -> Iterator[T]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,7 +19,7 @@ from nearfar.batching.order import batch_of, batches_per_epoch
 from nearfar.data.checks import require_rows
 from nearfar.data.table import Table
 from nearfar.errors import ArgumentError
-from nearfar.method import Batch, Method, Stage
+from nearfar.method import Batch, Method
 from nearfar.progress import progress
 from nearfar.training.alarms import EVERY, GRACE, CollapseAlarm, not_finite, require_finite
 from nearfar.training.checkpoint import (
@@ -37,6 +38,7 @@ from nearfar.training.logs import Log
 from nearfar.training.optimiser import make_optimiser, rate_at, set_rate
 from nearfar.training.run import Run
 from nearfar.training.settings import Settings
+from nearfar.training.stages import set_stage
 from nearfar.training.watch import Watch
 
 ALL_PROCESSES = 2**32 - 1
@@ -75,6 +77,8 @@ def train(
     """
     if type(method).solve is not Method.solve:
         return solved(method, table, settings, fabric or make_fabric(settings))
+    if method.whole_table:
+        settings = replace(settings, batch_size=len(table))
     return _Trainer(method, table, settings, folder, evaluate, watch_better, fabric).run(resume)
 
 
@@ -104,13 +108,18 @@ class _Trainer:
             raise ArgumentError(
                 f"{type(method).__name__} computes its loss in one piece: it cannot use cache_chunk"
             )
+        if settings.cache_chunk and method.whole_table:
+            raise ArgumentError(
+                f"{type(method).__name__} takes the whole table as one batch: it cannot use cache_chunk"
+            )
         self.method, self.table, self.settings, self.folder = method, table, settings, folder
         self.evaluate = evaluate
         method.to(self.fabric.device)
         self.steps = settings.total_steps(len(table))
         self.optimiser = make_optimiser(method, settings)
         self.prepared_optimiser = cast(_FabricOptimizer, self.fabric.setup_optimizers(self.optimiser))
-        self.alarm = CollapseAlarm(settings.on_collapse, round(GRACE * self.steps))
+        geometry = method.space().geometry
+        self.alarm = CollapseAlarm(settings.on_collapse, round(GRACE * self.steps), geometry)
         self.watch = Watch(settings.watch, watch_better, settings.patience)
         self.run_so_far = Run()
         self.epoch_start: dict[str, Tensor] | None = None
@@ -133,7 +142,7 @@ class _Trainer:
                     if epoch > begun:
                         self._before_epoch(epoch)
                     for batches in ahead(self._batches, range(done, until)):
-                        self._set_stage(done)
+                        set_stage(self.method, self.optimiser, done / self.steps)
                         facts = self._step(batches, done)
                         done += 1
                         run.steps = done
@@ -179,20 +188,22 @@ class _Trainer:
         set_rate(self.optimiser, rate)
         sums: dict[str, Tensor] = {}
         embedded: list[dict[str, Tensor]] = []
+        totals: list[Tensor] = []
         rows = [batch_rows.tolist() for batch_rows, _ in batches]
         facts = {"step": done + 1, "seed": settings.seed, "rows": rows}
         folder = self.folder if self.main else None
         for number, (_, prepared) in enumerate(batches):
             micro = done * settings.accumulate + number
             try:
-                terms, z = self._backward(to_device(prepared, self.fabric.device), micro)
+                total, terms, z = self._backward(to_device(prepared, self.fabric.device), micro)
             except FloatingPointError as found:
                 raise not_finite([str(found)], method, folder, facts) from None
+            totals.append(total / len(batches))
             embedded.append(z)
             for name, term in terms.items():
                 sums[name] = sums.get(name, torch.zeros((), device=term.device)) + term / len(batches)
         average_gradients(method.parameters())
-        loss = torch.stack(list(sums.values())).sum()
+        loss = torch.stack(totals).sum()
         norm = self._clip()
         if not (bool(torch.isfinite(loss)) and bool(torch.isfinite(norm))):
             bad = [f"loss term {name!r}" for name, term in sums.items() if not bool(torch.isfinite(term))]
@@ -211,8 +222,8 @@ class _Trainer:
             "learning_rate": rate,
         }
 
-    def _backward(self, batch: Batch, micro: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Add the gradients of one batch; returns its terms and embeddings, detached."""
+    def _backward(self, batch: Batch, micro: int) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+        """Add the gradients of one batch; returns what was minimised, its terms and embeddings, detached."""
         method, settings = self.method, self.settings
 
         def embed(piece: Batch) -> dict[str, Tensor]:
@@ -226,24 +237,28 @@ class _Trainer:
             require_finite(whole)
             return method.contrast(whole, gather_plain(batch))
 
-        def backward(total: Tensor) -> None:
+        totals: list[Tensor] = []
+
+        def backward(terms: dict[str, Tensor]) -> None:
+            total = method.total(terms)
+            totals.append(total.detach())
             self.fabric.backward(total / settings.accumulate)
 
         torch.manual_seed(self._seed(micro))
         if not self.cut:
             with self.fabric.autocast():
                 terms = method.loss(batch)
-            backward(torch.stack(list(terms.values())).sum())
-            return {name: term.detach() for name, term in terms.items()}, {}
+            backward(terms)
+            return totals[0], {name: term.detach() for name, term in terms.items()}, {}
         if settings.cache_chunk:
             terms, z = cached_backward(embed, loss, batch, settings.cache_chunk, backward)
         else:
             z = embed(batch)
             terms = loss(z)
-            backward(torch.stack(list(terms.values())).sum())
+            backward(terms)
         with torch.no_grad():
             joined = {name: gather(value.detach()) for name, value in z.items()}
-        return {name: term.detach() for name, term in terms.items()}, joined
+        return totals[0], {name: term.detach() for name, term in terms.items()}, joined
 
     def _clip(self) -> Tensor:
         """Clip the gradient's norm and return what it was."""
@@ -255,17 +270,6 @@ class _Trainer:
             )
             return torch.zeros(())
         return torch.nn.utils.clip_grad_norm_(self.method.parameters(), limit)
-
-    def _set_stage(self, done: int) -> None:
-        """Let only the parameters of the current stage learn."""
-        stages = self.method.stages()
-        if len(stages) == 1 and stages[0].train is None:
-            return
-        wanted = _stage_at(stages, done / self.steps).train
-        learning = None if wanted is None else {id(parameter) for parameter in wanted}
-        for group in self.optimiser.param_groups:
-            for parameter in group["params"]:
-                parameter.requires_grad_(learning is None or id(parameter) in learning)
 
     # -- measuring, saving, resuming ---------------------------------------------------------------
 
@@ -327,15 +331,6 @@ class _Trainer:
         changing = {"checkpoint_every", "logs"}
         kept = {name: value for name, value in vars(self.settings).items() if name not in changing}
         return {**kept, "table": self.table.fingerprint, "processes": process_count()}
-
-
-def _stage_at(stages: list[Stage], past: float) -> Stage:
-    end = 0.0
-    for stage in stages:
-        end += stage.share
-        if past < end:
-            return stage
-    return stages[-1]
 
 
 def _note(facts: dict[str, Any], done: int, started: float, settings: Settings) -> str:

@@ -83,10 +83,10 @@ def compare(
         holdout_share: share of the rows kept from training for measuring.
         measure_on: another table to measure on instead.
         max_length: tokens read of a text; None keeps the encoder's own limit.
-        steps: optimiser steps; with `epochs` None too, one epoch.
+        steps: optimiser steps; with `epochs` None too, one epoch (300 where a batch is the whole table).
         epochs: passes over the training rows.
         batch_size: examples whose embeddings are contrasted with each other.
-        learning_rate: None means 5e-5 where all encoders are pretrained, else 1e-3.
+        learning_rate: None means 5e-5 where all encoders that learn are pretrained, else 1e-3.
 
     Raises:
         ArgumentError: fewer than two methods or seeds, or an unknown measure.

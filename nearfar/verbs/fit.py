@@ -56,9 +56,9 @@ def fit(
         max_length: tokens read of a text; None keeps the encoder's own limit.
         resume: go on from the newest checkpoint in `out`, if there is one.
         overwrite: replace what is in `out`.
-        steps: optimiser steps; with `epochs` None too, one epoch.
+        steps: optimiser steps; with `epochs` None too, one epoch (300 where a batch is the whole table).
         epochs: passes over the training rows.
-        learning_rate: None means 5e-5 where all encoders are pretrained, else 1e-3.
+        learning_rate: None means 5e-5 where all encoders that learn are pretrained, else 1e-3.
         hyperparameters: the method's own, by name.
         **settings: everything else of `nearfar.training.settings.Settings`.
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from nearfar.data.checks import require_rows
 from nearfar.data.table import Table
-from nearfar.encoders.encoder import Encoder
 from nearfar.errors import ArgumentError, TableError
 from nearfar.files import write_json
 from nearfar.measures.embeddings import Measurement, measure_embeddings
@@ -26,6 +25,8 @@ from nearfar.verbs.measure import Embedded, encoded
 
 PRETRAINED_RATE = 5e-5
 SCRATCH_RATE = 1e-3
+WHOLE_TABLE_EPOCHS = 300.0
+"""Of a method whose batch is the whole table, where neither steps nor epochs are given: each is one step."""
 
 
 @dataclass
@@ -68,14 +69,14 @@ def fit_rows(
     **settings: Any,
 ) -> Fitting:
     """Train a method on `training` and measure it on `held_out` before and after; see `fit` for the rest."""
-    if steps is None and epochs is None:
-        epochs = 1.0
     checked = hyperparameters_of(method, hyperparameters or {})
     seed = int(settings.get("seed", 0))
     made = build_method(
         method, training, encoder=encoder, hyperparameters=checked, seed=seed, max_length=max_length
     )
-    rate = learning_rate or (PRETRAINED_RATE if all(e.pretrained for e in made.encoders()) else SCRATCH_RATE)
+    if steps is None and epochs is None:
+        epochs = WHOLE_TABLE_EPOCHS if made.whole_table else 1.0
+    rate = learning_rate or _rate(made)
     settled = Settings(steps=steps, epochs=epochs, learning_rate=rate, **settings)
     fabric = make_fabric(settled)
     made.to(fabric.device)
@@ -87,6 +88,8 @@ def fit_rows(
         "hyperparameters": checked,
         "settings": asdict(settled),
     }
+    if made.whole_table:
+        settled = replace(settled, batch_size=len(training))
     if type(made).solve is Method.solve:
         require_rows(training, settled.batch_size)
     if held_out is not None and len(held_out) < 2:
@@ -113,7 +116,7 @@ def fit_rows(
         resume=resume,
         fabric=fabric,
     )
-    notes = [*_notes(training, held_out, settled, made.encoders()), *run.warnings]
+    notes = [*_notes(training, held_out, settled, made, run), *made.notes(), *run.warnings]
     after, embedded_after = _measured(made.space(), held_out)
     embedded = (embedded_before, embedded_after) if embedded_before and embedded_after else None
     return Fitting(made, command, before, after, embedded, run, notes)
@@ -138,8 +141,16 @@ def _measured(space: Space, table: Table | None) -> tuple[dict[str, Measurement]
     return measure_embeddings(z, others, identity=cells), rows
 
 
-def _notes(training: Table, held_out: Table | None, settings: Settings, encoders: list[Encoder]) -> list[str]:
-    notes = [f"trained on {len(training):,} rows"]
+def _rate(method: Method) -> float:
+    """The learning rate where none is given: a low one only where what learns was trained before."""
+    learning = [e for e in method.encoders() if any(p.requires_grad for p in e.parameters())]
+    return PRETRAINED_RATE if learning and all(e.pretrained for e in learning) else SCRATCH_RATE
+
+
+def _notes(
+    training: Table, held_out: Table | None, settings: Settings, method: Method, run: Run
+) -> list[str]:
+    notes = [f"{'trained' if run.steps else 'fitted in closed form'} on {len(training):,} rows"]
     if held_out is not None:
         notes.append(f"measured on {len(held_out):,} rows that training did not see")
     if settings.accumulate > 1:
@@ -147,9 +158,10 @@ def _notes(training: Table, held_out: Table | None, settings: Settings, encoders
             f"accumulation adds the gradients of {settings.accumulate} batches of {settings.batch_size}; each example "
             f"still meets only the others of its own batch. For more negatives use --batch-size with --cache-chunk"
         )
-    if (lost := len(training) % settings.batch_size) and settings.epochs is not None:
+    lost = len(training) % settings.batch_size
+    if run.steps and lost and settings.epochs is not None:
         notes.append(
             f"{lost} rows are left over by batches of {settings.batch_size}: other ones in every epoch"
         )
-    notes += [note for encoder in encoders if (note := encoder.note())]
+    notes += [note for encoder in method.encoders() if (note := encoder.note())]
     return notes

@@ -58,7 +58,7 @@ def reproduce(
     if fresh:
         partial.unlink(missing_ok=True)
     code = fingerprint_of_sources(Path(__file__).parent.parent)
-    identity = {"data": dict(experiment.data), "versions": versions(), "code": code}
+    identity = {"data": dict(experiment.data), "versions": versions(experiment.packages), "code": code}
     kept = read_json(partial) if partial.exists() else {}
     runs: dict[str, dict[str, Any]] = kept.get("runs", {}) if kept.get("identity") == identity else {}
     with progress(f"reproducing {method}", len(experiment.arms) * count) as shown:
@@ -152,7 +152,7 @@ def _result(
         "data": dict(experiment.data),
         "deviations": list(experiment.deviations),
         "command": f"nearfar reproduce {method}" + (f" --seeds {count}" if count != experiment.seeds else ""),
-        "versions": versions(),
+        "versions": versions(experiment.packages),
     }
 
 
