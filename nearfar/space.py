@@ -37,7 +37,7 @@ class Space:
         encoders: modality -> encoder, such as {"text": ..., "image": ...}.
         heads: modality -> head that stays after training; absent where the encoder's pooled
             features are the embedding.
-        geometry: name of the score: "cosine", "dot" or "euclidean".
+        geometry: name of the score, of `nearfar.geometry.SCORES`: "cosine", "dot", "euclidean" or "lorentz".
         card: what the model card tells (method, settings, data, measures): JSON values only.
         parts: what some uses need besides embeddings, by name, such as {"detector": ...}: heads of
             `nearfar.heads`.
@@ -134,7 +134,7 @@ class Space:
         encoder, head = self.encoders[modality], self.heads.get(modality)
         modules = [module for module in (encoder, head) if module is not None]
         was_training = [module.training for module in modules]
-        device = next(encoder.parameters()).device
+        device = next((p.device for module in modules for p in module.parameters()), torch.device("cpu"))
         try:
             for module in modules:
                 module.eval()

@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 
 from nearfar.errors import ArgumentError, ArtefactError
 from nearfar.geometry import SCORES
-from nearfar.search.index import GEOMETRIES, Index
+from nearfar.search.index import Index
+
+GEOMETRIES = tuple(SCORES)
 
 
 def rows(n, d=8, seed=0):
@@ -75,8 +77,10 @@ def test_no_query_gives_no_answer():
     assert scores.shape == ids.shape == (0, 3)
 
 
-@pytest.mark.parametrize("approximate", [False, True])
-@pytest.mark.parametrize("geometry", GEOMETRIES)
+@pytest.mark.parametrize(
+    ("geometry", "approximate"),
+    [(name, False) for name in GEOMETRIES] + [(name, True) for name in GEOMETRIES if name != "lorentz"],
+)
 def test_saved_and_loaded_it_answers_the_same(tmp_path, geometry, approximate):
     index = Index(rows(50), geometry, approximate=approximate)
     loaded = Index.load(index.save(tmp_path / "index"))

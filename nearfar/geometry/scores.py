@@ -18,7 +18,7 @@ from nearfar.geometry.rows import at_least_float32, unit_rows
 Score = Callable[[Tensor, Tensor], Tensor]
 """Rows [N, d] and rows [M, d] to scores [N, M]."""
 ScoreName = Literal["cosine", "dot", "euclidean"]
-"""The names in `SCORES`."""
+"""The names in `SCORES` that objectives take: those whose sums stream."""
 
 
 def dot(a: Tensor, b: Tensor) -> Tensor:
@@ -100,7 +100,3 @@ def pair_distance(a: Tensor, b: Tensor, p: Literal[1, 2] = 2, *, squared: bool =
         return -negative_squared_distance(a, b)
     exact = "donot_use_mm_for_euclid_dist"
     return torch.cdist(at_least_float32(a), at_least_float32(b), p=float(p), compute_mode=exact)
-
-
-SCORES: dict[str, Score] = {"cosine": cosine, "dot": dot, "euclidean": negative_squared_distance}
-"""The scores that a space and an objective know by name."""

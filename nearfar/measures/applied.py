@@ -11,6 +11,7 @@ import numpy as np
 from nearfar.measures.alignment import alignment, mean_positive_cosine, pair_cosines, sampled_uniformity
 from nearfar.measures.clustering import kmeans_measure
 from nearfar.measures.hubness import hubness
+from nearfar.measures.hyperbolic import hyperbolic_distances, radii
 from nearfar.measures.measurement import Measurement, left_out
 from nearfar.measures.modality import modality_gap
 from nearfar.measures.probes import cross_validated_probe
@@ -29,18 +30,30 @@ COLLAPSED_RANK = 1.5
 
 @dataclass(frozen=True)
 class Embedded:
-    """One role of a table: its embeddings as given and on the sphere, [N, d], and which cells are equal."""
+    """One role of a table: its embeddings as given and on the sphere, [N, d], and which cells are equal.
+
+    In the geometry "lorentz" the rows are points of hyperbolic space, and those on the sphere are the directions in
+    which they lie from the root.
+    """
 
     role: str
     modality: str
     rows: Rows
     unit: Rows
     ids: Indices
+    geometry: str = "cosine"
 
 
 def across(one: Embedded, two: Embedded) -> bool:
     """Whether two roles are of different modality."""
     return one.modality != two.modality
+
+
+def _nearness(one: Embedded, two: Embedded) -> np.ndarray:
+    """How near row i of one role is to row i of another, by what the space compares with: [N]."""
+    if one.geometry == "lorentz":
+        return -hyperbolic_distances(one.rows, two.rows)
+    return pair_cosines(one.unit, two.unit)
 
 
 def _first_rows(ids: Indices) -> Indices:
@@ -63,7 +76,7 @@ def spread_of(role: Embedded, seed: int) -> list[Measurement]:
     about_collapse = (
         "collapsed: " + " and ".join(signs) if signs else "signs of collapse (equal rows, one direction)"
     )
-    return [
+    found = [
         Measurement("uniformity", even.value, even.n, "lower", f"log mean exp(-2 distance^2), d={d}, t=2"),
         Measurement("effective_rank", rank, n, "higher", f"directions in use, of at most {most}"),
         Measurement("effective_rank_share", rank / most, n, "higher", f"effective rank / {most}"),
@@ -86,6 +99,10 @@ def spread_of(role: Embedded, seed: int) -> list[Measurement]:
         ),
         Measurement("collapse", float(len(signs)), n, "lower", about_collapse),
     ]
+    if role.geometry == "lorentz":
+        middle = float(np.median(radii(role.rows[kept])))
+        found.append(Measurement("radius", middle, n, "neither", "median distance from the root"))
+    return found
 
 
 def scores_of(
@@ -96,9 +113,10 @@ def scores_of(
     if np.ptp(scores) == 0:
         why = "all scores are equal: no order to compare with, all pairs taken as positive"
         return [left_out("score", len(scores), len(scores), why)], np.arange(len(scores))
-    rho = sts(pair_cosines(anchor.unit, partner.unit), scores)
+    rho = sts(_nearness(anchor, partner), scores)
     pairs = np.flatnonzero(scores >= POSITIVE_SHARE * scores.max()) if scores.max() > 0 else np.arange(0)
-    found = [Measurement("sts", rho, len(scores), "higher", "Spearman correlation of cosine and score")]
+    by = "nearness" if anchor.geometry == "lorentz" else "cosine"
+    found = [Measurement("sts", rho, len(scores), "higher", f"Spearman correlation of {by} and score")]
     if len(pairs) < len(scores):
         why = f"pairs scored below {POSITIVE_SHARE:.0%} of the largest are no positives: no alignment"
         found.append(left_out("alignment", len(scores) - len(pairs), len(scores), why))
@@ -157,7 +175,7 @@ def retrieval_of(query: Embedded, key: Embedded, seed: int) -> list[Measurement]
     for q, k in zip(query.ids.tolist(), key.ids.tolist(), strict=True):
         answers.setdefault(q, set()).add(position[k])
     positives = [sorted(answers[int(query.ids[row])]) for row in asked]
-    figures = retrieval_metrics(query.unit[asked], key.unit[keys], positives)
+    figures = retrieval_metrics(query.rows[asked], key.rows[keys], positives, geometry=query.geometry)
     several = max(map(len, positives)) > 1
     where = f"{query.role} to {key.role}, {len(keys)} different keys"
     about = {
@@ -176,7 +194,7 @@ def triplets_of(anchor: Embedded, partners: list[Embedded], negative: Embedded) 
     n = len(anchor.rows)
     if not partners:
         return [left_out("negative", n, n, "a role negative needs a positive beside it")]
-    nearer = pair_cosines(anchor.unit, partners[0].unit) > pair_cosines(anchor.unit, negative.unit)
+    nearer = _nearness(anchor, partners[0]) > _nearness(anchor, negative)
     about = f"share of rows whose {partners[0].role} is nearer than their negative"
     return [Measurement("triplet_accuracy", float(nearer.mean()), n, "higher", about)]
 

@@ -34,6 +34,7 @@ def measure_embeddings(
     identity: Mapping[str, Sequence[Any]] | None = None,
     modalities: Mapping[str, str] | None = None,
     seed: int = 0,
+    geometry: str = "cosine",
 ) -> dict[str, Measurement]:
     """Take every measure that these embeddings and columns allow.
 
@@ -57,11 +58,13 @@ def measure_embeddings(
         modalities: role -> modality. Left out, it is the kind of the raw cells where `identity` has texts or
             pictures; else "positive" and "negative" are of the anchor's, any other role is one of its own.
         seed: of all samples and folds.
+        geometry: that of the space. In "lorentz" retrieval, STS and triplets go by distance, the radius is added,
+            and all else is told of the directions from the root; every other one is measured by cosine.
 
     Raises:
         ArgumentError: no role, too few rows, lengths differ, or a bad row (role and row are named).
     """
-    roles = _embedded(z, identity or {}, modalities or {})
+    roles = _embedded(z, identity or {}, modalities or {}, geometry)
     anchor, partners = _anchor_and_partners(roles)
     n = len(anchor.rows)
     for name, column in columns.items():
@@ -109,7 +112,10 @@ def primary_measure(measurements: Mapping[str, Measurement]) -> str:
 
 
 def _embedded(
-    z: Mapping[str, Any], identity: Mapping[str, Sequence[Any]], modalities: Mapping[str, str]
+    z: Mapping[str, Any],
+    identity: Mapping[str, Sequence[Any]],
+    modalities: Mapping[str, str],
+    geometry: str,
 ) -> dict[str, Embedded]:
     first = next((role for role in z if role not in ("positive", "negative")), None)
     if first is None:
@@ -131,7 +137,7 @@ def _embedded(
             raise ArgumentError(f"identity of {role!r} has {len(cells)} cells for {n} rows")
         modality = modalities.get(role) or _modality(role, first, identity)
         ids = np.arange(n) if cells is None else identities(cells)
-        roles[role] = Embedded(role, modality, rows, unit_rows(rows, name), ids)
+        roles[role] = Embedded(role, modality, rows, unit_rows(rows, name), ids, geometry)
     return roles
 
 

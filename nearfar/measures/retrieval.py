@@ -24,7 +24,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nearfar.errors import ArgumentError
-from nearfar.measures.rows import Embeddings, Indices, Rows, blocks, same_width, unit_rows
+from nearfar.measures.hyperbolic import lifted_pair
+from nearfar.measures.rows import Embeddings, Indices, blocks, same_width, unit_rows
 from nearfar.progress import track
 
 Floats = NDArray[np.float64]
@@ -39,8 +40,9 @@ def retrieval_metrics(
     ks: Sequence[int] = (1, 5, 10),
     exclude: Sequence[ArrayLike] | None = None,
     grades: Sequence[ArrayLike] | None = None,
+    geometry: str = "cosine",
 ) -> dict[str, float]:
-    """Rank all keys for each query by cosine and say where the positives stand; see the module.
+    """Rank all keys for each query by cosine or hyperbolic distance and say where the positives stand; see the module.
 
     Blocks of queries meet all keys: Q M d operations, memory independent of Q times M.
 
@@ -51,12 +53,18 @@ def retrieval_metrics(
         ks: depths of recall and hit.
         exclude: for each query positions in `keys` that are not ranked, such as the query itself.
         grades: for each query the gains of its positives, above 0, in their order; None: all 1.
+        geometry: "lorentz" ranks points of curvature -1 by their distance; all else ranks by cosine.
 
     Raises:
         ArgumentError: bad rows, or a query without positives, with one that is not a key, given twice or
             excluded, or with wrong gains (the row of the query is named).
     """
-    questions, targets = unit_rows(queries, "queries"), unit_rows(keys, "keys")
+    questions: NDArray[Any]
+    targets: NDArray[Any]
+    if geometry == "lorentz":
+        questions, targets = lifted_pair(queries, keys)
+    else:
+        questions, targets = unit_rows(queries, "queries"), unit_rows(keys, "keys")
     same_width(questions, targets, ("queries", "keys"))
     q, m = len(questions), len(targets)
     if positives is None and q != m:
@@ -151,7 +159,7 @@ def _gains(grades: Sequence[ArrayLike] | None, sizes: list[int]) -> list[Floats]
     return gains
 
 
-def _ranks(scores: Rows, positives: Indices, exclude: Indices | None, query: int) -> Floats:
+def _ranks(scores: NDArray[Any], positives: Indices, exclude: Indices | None, query: int) -> Floats:
     """Rank of each positive among all keys but the excluded: [P]."""
     other = np.ones(len(scores), dtype=bool)
     if exclude is not None:

@@ -86,7 +86,7 @@ def unit_pair(x: Embeddings, y: Embeddings, names: tuple[str, str] = ("x", "y"))
     return one, two
 
 
-def same_width(one: Rows, two: Rows, names: tuple[str, str]) -> None:
+def same_width(one: NDArray[Any], two: NDArray[Any], names: tuple[str, str]) -> None:
     """Raise ArgumentError unless both matrices have embeddings of one width."""
     if one.shape[1] != two.shape[1]:
         raise ArgumentError(

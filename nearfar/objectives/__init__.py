@@ -2,6 +2,7 @@
 
 from nearfar.objectives.alignment import alignment
 from nearfar.objectives.binary_nce import binary_nce
+from nearfar.objectives.entailment import cone_entailment
 from nearfar.objectives.info_nce import info_nce, info_nce_from_scores, nt_xent, sup_con
 from nearfar.objectives.margins import pair_margin, triplet_margin
 from nearfar.objectives.negatives import number_of_negatives
@@ -17,6 +18,7 @@ __all__ = [
     "Tile",
     "alignment",
     "binary_nce",
+    "cone_entailment",
     "info_nce",
     "info_nce_from_scores",
     "nt_xent",

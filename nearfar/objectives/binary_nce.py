@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from nearfar.errors import ArgumentError
-from nearfar.geometry import SCORES, ScoreName, dot, euclidean_factors, finite_rows, unit_rows
+from nearfar.geometry import ScoreName, dot, euclidean_factors, finite_rows, unit_rows
 from nearfar.objectives.inputs import check_alike, check_one_width, check_temperature
 from nearfar.objectives.nearness import Streamed
 from nearfar.objectives.pairing import Pairing
@@ -58,9 +58,9 @@ def binary_nce(
     check_temperature(temperature)
     pairing = pairing or Pairing.diagonal()
     pairing.check(len(queries), len(keys))
-    if score not in SCORES or reduction not in ("mean", "sum") or pairing.rank is not None:
+    if score not in get_args(ScoreName) or reduction not in ("mean", "sum") or pairing.rank is not None:
         raise ArgumentError(
-            f"binary_nce takes score {', '.join(SCORES)}, reduction 'mean' or 'sum', and pairings without "
+            f"binary_nce takes score {', '.join(get_args(ScoreName))}, reduction 'mean' or 'sum', and pairings without "
             f"hardest(), got {score!r} and {reduction!r}"
         )
     x, k = (unit_rows(t, n) if score == "cosine" else finite_rows(t, n) for n, t in tensors.items())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -229,7 +229,7 @@ def _compare(score: ScoreName | Score) -> Score:
     if callable(score):
         return lambda a, b: at_least_float32(score(a, b))
     # Rows are scaled to length one beforehand, once, so that the cosine is their inner product.
-    known: dict[str, Score] = SCORES | {"cosine": dot}
+    known: dict[str, Score] = {name: SCORES[name] for name in get_args(ScoreName)} | {"cosine": dot}
     if score not in known:
         raise ArgumentError(f"score must be a function or one of {', '.join(known)}, got {score!r}")
     return known[score]

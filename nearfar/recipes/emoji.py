@@ -9,10 +9,14 @@ import io
 from functools import cache
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from nearfar.data.table import Table
 from nearfar.experiment import DataFolder
+
+LEVELS = ("label", "subgroup", "group")
+"""What an emoji is called, from the specific to the general."""
 
 
 def emoji_tables(data: DataFolder) -> tuple[Table, Table]:
@@ -20,6 +24,33 @@ def emoji_tables(data: DataFolder) -> tuple[Table, Table]:
 
     Roles: image, text (the name), label (the category).
     """
+    names, training, held_out = _sources(data)
+    return (
+        _table(training, names, "emoji of two artists"),
+        _table(held_out, names, "emoji of a third artist"),
+    )
+
+
+def emoji_levels(data: DataFolder, copies: int) -> tuple[Table, Table, pd.DataFrame]:
+    """The same pictures with captions of three levels: of 10, 7 are names, 2 subgroups and 1 is a group.
+
+    Returns:
+        Pairs to train on, every picture `copies` times, each with a caption drawn once and for all; pairs of the
+        held-out artist with their names; and of these, row by row, the columns label, subgroup and group.
+    """
+    names, training, held_out = _sources(data)
+    drawn = np.random.default_rng(0).choice(LEVELS, size=len(training) * copies, p=(0.7, 0.2, 0.1))
+    columns: dict[str, Any] = {
+        "image": [_picture(picture) for _, picture in training] * copies,
+        "text": [names.loc[code, level] for (code, _), level in zip(training * copies, drawn, strict=True)],
+    }
+    levels = names.loc[[code for code, _ in held_out], list(LEVELS)]
+    made = Table.from_columns(columns, name="emoji of two artists, captions of three levels")
+    return made, _table(held_out, names, "emoji of a third artist"), levels
+
+
+def _sources(data: DataFolder) -> tuple[pd.DataFrame, list[tuple[str, bytes]], list[tuple[str, bytes]]]:
+    """Names by code, and code and picture of those to train on and of those held out."""
     names = pd.read_parquet(data.file("emoji_vendors/emoji.parquet")).set_index("hexcode")
     vendors = pd.read_parquet(data.file("emoji_vendors/images_twitter_google.parquet"))
     third = pd.read_parquet(data.file("emoji_images/emoji_images.parquet"))
@@ -37,7 +68,7 @@ def emoji_tables(data: DataFolder) -> tuple[Table, Table]:
     ]
     google = vendors[vendors["vendor"] == "google"]
     held_out = list(zip(google["hexcode"], google["image"], strict=True))
-    return _table(rows, names, "emoji of two artists"), _table(held_out, names, "emoji of a third artist")
+    return names, rows, held_out
 
 
 def _plain_code(code: str) -> str:

@@ -8,12 +8,21 @@ from typing import Any
 
 from nearfar.methods import catalogue
 
+_COMPARED = {
+    "cosine": "their cosine",
+    "dot": "their inner product",
+    "euclidean": "their Euclidean distance",
+    "lorentz": "hyperbolic distance: they are the space components of points on the hyperboloid of curvature -1",
+}
+"""What a geometry of a space means for those who use its vectors."""
 
-def model_card(card: Mapping[str, Any]) -> str:
+
+def model_card(card: Mapping[str, Any], geometry: str) -> str:
     """Markdown for people (with the front matter that model hubs read), from a space's card.
 
     Args:
         card: what `fit` put into `Space.card`.
+        geometry: that of the space.
     """
     entry = catalogue()[card["method"]]
     data = card["data"]
@@ -41,7 +50,7 @@ def model_card(card: Mapping[str, Any]) -> str:
     if card["notes"]:
         lines += ["", "## Notes", "", *(f"- {note}" for note in card["notes"])]
     lines += ["", "## Use", "", "```python", "import nearfar", "", 'space = nearfar.Space.load("FOLDER")']
-    lines += ["vectors = space.encode(rows)", "```"]
+    lines += ["vectors = space.encode(rows)", "```", "", f"Vectors are compared by {_COMPARED[geometry]}."]
     settings = {key: card[key] for key in ("encoders", "hyperparameters", "settings", "versions")}
     lines += ["", "## Settings", "", "```json", json.dumps(settings, indent=2, ensure_ascii=False), "```"]
     lines += ["", "## Method", "", "```bibtex", entry.bibtex, "```"]

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from nearfar.errors import ArgumentError, ArtefactError
 from nearfar.files import atomic_folder, read_json
 from nearfar.search.index import Geometry, Index, searchable, write_index
+from nearfar.search.sparse import INNER_PRODUCTS, SparseIndex
 
 if TYPE_CHECKING:
     from nearfar.data.table import Table
@@ -20,10 +22,14 @@ if TYPE_CHECKING:
 
 _BLOCK = 8192
 """Rows whose raw cells are in memory together while a table is encoded."""
+SPARSE_SHARE = 1 / 8
+"""Embeddings with fewer entries that are not zero than this are kept as inverted lists."""
 
 
-def cached_index(space: Space, table: Table, role: str, folder: Path | str | None) -> Index:
+def cached_index(space: Space, table: Table, role: str, folder: Path | str | None) -> Index | SparseIndex:
     """The index of one role of a table, built only if neither space nor table is as it was.
+
+    Where the embeddings are nearly all zeros it is a `SparseIndex`, which gives the same answers.
 
     It is kept in a folder inside `folder` whose name holds the fingerprints of both. When it is built
     anew, those of the same table name and role that were made from other contents are removed.
@@ -40,9 +46,12 @@ def cached_index(space: Space, table: Table, role: str, folder: Path | str | Non
     """
     if role not in table.kinds:
         raise ArgumentError(f"{table.name} has no role {role!r}; it has {', '.join(table.kinds)}")
-    geometry = cast(Geometry, space.geometry)
+    geometry = space.geometry
     if folder is None:
-        return Index.of_searchable(np.concatenate(list(_embedded(space, table, role))), geometry)
+        sparse, blocks = _looked_at(_embedded(space, table, role), geometry)
+        if sparse:
+            return SparseIndex.of_blocks(blocks, geometry)
+        return Index.of_searchable(np.concatenate(list(blocks)), geometry)
     made_from = {"table": table.name, "role": role, "rows": table.fingerprint, "space": space.fingerprint}
     short = re.sub(r"[^A-Za-z0-9]+", "-", Path(table.name).name).strip("-")[:40] or "table"
     place = Path(folder) / f"{short}-{role}-{made_from['rows']}-{made_from['space']}"
@@ -50,16 +59,33 @@ def cached_index(space: Space, table: Table, role: str, folder: Path | str | Non
     if kept is not None:
         return kept
     with atomic_folder(place, replace=True) as temporary:
-        write_index(temporary, _embedded(space, table, role), len(table), geometry, made_from)
+        sparse, blocks = _looked_at(_embedded(space, table, role), geometry)
+        if sparse:
+            SparseIndex.of_blocks(blocks, geometry, made_from).write(temporary)
+        else:
+            write_index(temporary, blocks, len(table), geometry, made_from)
     _remove_stale(Path(folder), place, made_from)
-    return Index.load(place)
+    return _loaded(place)
 
 
-def _kept(place: Path, made_from: dict[str, str], n_rows: int) -> Index | None:
+def _looked_at(blocks: Iterator[np.ndarray], geometry: Geometry) -> tuple[bool, Iterable[np.ndarray]]:
+    """Whether inverted lists fit these embeddings, as far as the first block tells, and all blocks again."""
+    first = next(blocks)
+    fits = geometry in INNER_PRODUCTS and np.count_nonzero(first) < SPARSE_SHARE * first.size
+    return bool(fits), chain([first], blocks)
+
+
+def _loaded(place: Path) -> Index | SparseIndex:
+    told: Any = read_json(place / "index.json")
+    sparse = isinstance(told, dict) and told.get("kind") == "sparse"
+    return SparseIndex.load(place) if sparse else Index.load(place)
+
+
+def _kept(place: Path, made_from: dict[str, str], n_rows: int) -> Index | SparseIndex | None:
     if not place.exists():
         return None
     try:
-        index = Index.load(place)
+        index = _loaded(place)
     except ArtefactError:  # damaged or of an older format: it is built anew
         return None
     return index if index.made_from == made_from and len(index) == n_rows else None
@@ -72,7 +98,7 @@ def _embedded(space: Space, table: Table, role: str) -> Iterator[np.ndarray]:
         vectors = space.encode(cells, space.modality_for(role, cells[0]))
         yield searchable(
             vectors,
-            cast(Geometry, space.geometry),
+            space.geometry,
             f"embeddings of rows {start + 1} to {stop} of {table.name}",
         )
 

@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import numpy as np
 import torch
 
 from nearfar.errors import ArgumentError, ArtefactError
 from nearfar.files import atomic_folder, fingerprint_of_file, read_json, write_json
-from nearfar.geometry import finite_rows, unit_rows
+from nearfar.geometry import SCORES, finite_rows, lorentz_time, unit_rows
 from nearfar.search.ranking import best_first
 from nearfar.version import __version__
 
-Geometry = Literal["cosine", "dot", "euclidean"]
-GEOMETRIES = ("cosine", "dot", "euclidean")
+Geometry = str
+"""A name of `nearfar.geometry.SCORES`."""
 FORMAT = 1
 
 _SPARE = 16
@@ -33,18 +33,19 @@ class Index:
     """N embeddings that can be searched.
 
     Scores are those of `nearfar.geometry.SCORES`: higher is nearer; "euclidean" is minus the squared
-    distance. faiss finds the candidates; their scores are then summed in float64, so that equal rows tie
-    exactly and an answer does not depend on which queries were asked together.
+    distance, "lorentz" minus the hyperbolic one. faiss finds the candidates; their scores are then summed in
+    float64, so that equal rows tie exactly and an answer does not depend on which queries were asked together.
 
     Args:
-        vectors: [N, d], N >= 1. With "cosine" they are scaled to unit length.
-        geometry: "cosine", "dot" or "euclidean".
+        vectors: [N, d], N >= 1. With "cosine" they are scaled to unit length, with "lorentz" they get their
+            time component as a last column.
+        geometry: a name of `nearfar.geometry.SCORES`.
         approximate: search a graph (HNSW) in place of all rows: faster for large N, may miss rows; see
-            `recall`.
+            `recall`. Not with "lorentz".
 
     Raises:
-        ArgumentError: the geometry is unknown, the shape is wrong, or a row is not finite (with "cosine":
-            all zeros); the row is named.
+        ArgumentError: the geometry is unknown or has no approximate search, the shape is wrong, or a row is
+            not finite (with "cosine": all zeros); the row is named.
     """
 
     def __init__(
@@ -68,6 +69,10 @@ class Index:
     def _hold(
         self, vectors: np.ndarray, geometry: Geometry, approximate: bool, made_from: Mapping[str, str]
     ) -> None:
+        if approximate and geometry == "lorentz":
+            raise ArgumentError(
+                "a graph cannot be built with hyperbolic distances: approximate must be False"
+            )
         self.vectors, self.geometry, self.approximate = vectors, geometry, approximate
         self.made_from = dict(made_from)
         self._graph = _graph(vectors, geometry) if approximate else None
@@ -98,7 +103,8 @@ class Index:
             raise ArgumentError(f"k must be at least 1, got {k}")
         asked = searchable(queries, self.geometry, "queries", at_least=0)
         if asked.shape[1] != self.vectors.shape[1]:
-            raise ArgumentError(f"queries are {asked.shape[1]} wide, the index holds {self.vectors.shape[1]}")
+            held = self.vectors.shape[1] - asked.shape[1] + np.shape(queries)[1]
+            raise ArgumentError(f"queries are {np.shape(queries)[1]} wide, the index holds {held}")
         k = min(k, len(self))
         scores, ids = np.empty((len(asked), k), np.float32), np.empty((len(asked), k), np.int64)
         open_rows, fetch = np.arange(len(asked)), min(len(self), k + _SPARE)
@@ -108,7 +114,7 @@ class Index:
             if fetch == len(self) or self.approximate:
                 break
             # Beyond the candidates lie only rows that faiss scored below `bounds`, up to rounding.
-            unsure = scores[open_rows, -1] <= bounds + self._rounding(asked[open_rows])
+            unsure = scores[open_rows, -1] <= self._score(bounds + self._rounding(asked[open_rows]))
             open_rows, fetch = open_rows[unsure], min(len(self), 4 * fetch)
         return scores, ids
 
@@ -139,6 +145,8 @@ class Index:
         import faiss
 
         inner = self.geometry != "euclidean"
+        if self.geometry == "lorentz":
+            queries = np.concatenate([queries[:, :-1], -queries[:, -1:]], axis=1)
         if self._graph is None:
             metric = faiss.METRIC_INNER_PRODUCT if inner else faiss.METRIC_L2
             # The exact search of IndexFlat, on rows that stay where they are (memory-mapped).
@@ -158,6 +166,8 @@ class Index:
             if self.geometry == "euclidean":
                 away = rows - queries[part, None]
                 values[part] = -np.einsum("qkd,qkd->qk", away, away, dtype=np.float64)
+            elif self.geometry == "lorentz":
+                values[part] = _hyperbolic(queries[part, None, :-1], rows[..., :-1])
             else:
                 values[part] = np.einsum("qd,qkd->qk", queries[part], rows, dtype=np.float64)
         values[found < 0] = -np.inf
@@ -169,6 +179,10 @@ class Index:
         lengths = np.linalg.norm(queries, axis=1).astype(np.float64)
         size = (lengths + self._longest) ** 2 if self.geometry == "euclidean" else lengths * self._longest
         return 8 * np.finfo(np.float32).eps * np.sqrt(queries.shape[1]) * size
+
+    def _score(self, values: np.ndarray) -> np.ndarray:
+        """The scores for values as `_candidates` gives them, which are inner products where it searches by these."""
+        return -np.arccosh(np.maximum(-values, 1)) if self.geometry == "lorentz" else values
 
     @cached_property
     def _longest(self) -> float:
@@ -195,7 +209,7 @@ class Index:
         told: Any = read_json(folder / "index.json")
         file = folder / "vectors.npy"
         try:
-            if told["format"] != FORMAT or told["geometry"] not in GEOMETRIES:
+            if told["format"] != FORMAT or told["geometry"] not in SCORES:
                 raise ArtefactError(
                     f"{folder} holds an index of format {told['format']!r}, geometry {told['geometry']!r}; "
                     f"this nearfar ({__version__}) reads format {FORMAT}: build the index again"
@@ -213,13 +227,16 @@ class Index:
 
 
 def searchable(vectors: np.ndarray, geometry: Geometry, name: str, at_least: int = 1) -> np.ndarray:
-    """Check rows [N, d] and hand them over as float32, of unit length where the geometry is "cosine".
+    """Check rows [N, d] and hand them over as float32.
+
+    With "cosine" they are of unit length; with "lorentz" the time component is appended, [N, d + 1], since
+    <q, k>_L is the inner product of (q, -q_time) and (k, k_time).
 
     Raises:
         ArgumentError: as `Index`.
     """
-    if geometry not in GEOMETRIES:
-        raise ArgumentError(f"geometry {geometry!r} is unknown: one of {', '.join(GEOMETRIES)}")
+    if geometry not in SCORES:
+        raise ArgumentError(f"geometry {geometry!r} is unknown: one of {', '.join(SCORES)}")
     rows = np.ascontiguousarray(vectors, dtype=np.float32)
     if np.ndim(vectors) != 2 or len(rows) < at_least or rows.shape[1] < 1:
         raise ArgumentError(
@@ -227,7 +244,13 @@ def searchable(vectors: np.ndarray, geometry: Geometry, name: str, at_least: int
         )
     # A memory-mapped array is read-only, which torch would warn about; nothing is written here.
     tensor = torch.from_numpy(rows if rows.flags.writeable else rows.copy())
-    return (unit_rows if geometry == "cosine" else finite_rows)(tensor, name).numpy()
+    if geometry == "cosine":
+        return unit_rows(tensor, name).numpy()
+    tensor = finite_rows(tensor, name)
+    if geometry == "lorentz":
+        time = lorentz_time(tensor.double()).float()
+        tensor = torch.cat([tensor, finite_rows(time[:, None], f"{name}, time component")], dim=1)
+    return tensor.numpy()
 
 
 def write_index(
@@ -270,6 +293,20 @@ def write_index(
         "made_from": dict(made_from),
     }
     write_json(folder / "index.json", description)
+
+
+def _hyperbolic(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Minus the distance of points of curvature -1, space components [..., d], by differences.
+
+    cosh(distance) - 1 = (|a - b|^2 - (a_time - b_time)^2) / 2 keeps the digits that 1 + ... would swallow, and equal
+    points are at exactly 0.
+    """
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    squares = [np.einsum("...d,...d->...", x, x) for x in (a, b, a - b)]
+    times = [np.sqrt(1 + square) for square in squares[:2]]
+    between = squares[2] - ((squares[0] - squares[1]) / (times[0] + times[1])) ** 2
+    scores: np.ndarray = -2 * np.arcsinh(np.sqrt(np.maximum(between, 0)) / 2)
+    return scores
 
 
 def _graph(vectors: np.ndarray, geometry: Geometry) -> Any:

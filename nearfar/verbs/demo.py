@@ -99,7 +99,7 @@ def demo(*, out: Path | str = "nearfar-demo", seed: int = 0, steps: int = STEPS)
     space = fitting.method.space()
     space.card = card_of(fitting, training, held_out)
     space.save(out / "space", overwrite=True)
-    (out / "space" / "README.md").write_text(model_card(space.card), encoding="utf-8")
+    (out / "space" / "README.md").write_text(model_card(space.card, space.geometry), encoding="utf-8")
     answers = _answers(space, held_out, fitting)
     clock.lap("saving and asking")
     report = out / "report.html"

@@ -176,7 +176,7 @@ def _finish(space: Space, folder: Path) -> None:
     """Write the space into the run's folder; `space.json` comes last and says that all is there."""
     for name in space.modalities:
         shutil.rmtree(folder / name, ignore_errors=True)
-    (folder / "README.md").write_text(model_card(space.card), encoding="utf-8")
+    (folder / "README.md").write_text(model_card(space.card, space.geometry), encoding="utf-8")
     space.write(folder)
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     for kept in folder.glob("best-*.safetensors"):

@@ -138,7 +138,7 @@ def _measured(space: Space, table: Table | None) -> tuple[dict[str, Measurement]
         return {}, None
     rows = encoded(space, table)
     z, others, cells = rows
-    return measure_embeddings(z, others, identity=cells), rows
+    return measure_embeddings(z, others, identity=cells, geometry=space.geometry), rows
 
 
 def _rate(method: Method) -> float:

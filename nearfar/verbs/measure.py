@@ -46,8 +46,11 @@ def measure(
     Returns:
         name -> measurement.
     """
+    if isinstance(space, (str, Path)) and _is_space(Path(space)):
+        space = Space.load(space)
+    geometry = space.geometry if isinstance(space, Space) else "cosine"
     z, others, cells = embedded(space, table, columns=columns, on_bad_row=on_bad_row, batch_size=batch_size)
-    measured = measure_embeddings(z, others, identity=cells)
+    measured = measure_embeddings(z, others, identity=cells, geometry=geometry)
     if report is not None:
         from nearfar.report.measure_page import write_measure_page
 
