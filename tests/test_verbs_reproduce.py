@@ -47,7 +47,12 @@ def experiment(data):
         claims=(Claim("the method scores higher", "method", "base", "score"),),
         examples={"method": 500},
         deviations=("no training at all",),
+        packages=("pytest",),
     )
+
+
+def picture(result, file):
+    file.write_text("<svg>" + result["verdict"] + "</svg>")
 '''
 CUSTOMISE = """
 import nearfar.recipes
@@ -100,7 +105,8 @@ def test_an_interrupted_run_goes_on_and_the_result_has_all_of_the_evidence(
     result = reproduce("mlm", out=out, data_dir=data, seeds=2)
     assert [line[:2] for line in trace(data)[4:]] == [["method", "1"]]
     assert len({line[2] for line in trace(data)} | {str(os.getpid())}) == 6, "each in a process of its own"
-    assert [place.name for place in out.iterdir()] == ["mlm.json"]
+    assert sorted(place.name for place in out.iterdir()) == ["mlm.json", "mlm.svg"]
+    assert (out / "mlm.svg").read_text() == "<svg>not shown</svg>"
     assert json.loads((out / "mlm.json").read_text()) == result
 
     assert result["method"] == "mlm"
@@ -115,6 +121,7 @@ def test_an_interrupted_run_goes_on_and_the_result_has_all_of_the_evidence(
     assert result["verdict"] == claim["verdict"] == "not shown"
     assert result["command"] == "nearfar reproduce mlm --seeds 2"
     assert {"nearfar", "python", "torch", "processor"} <= set(result["versions"])
+    assert result["versions"]["pytest"] == pytest.__version__
     assert result["deviations"] == ["no training at all"]
     for arm in ("base", "method"):
         cost = result["cost"][arm]

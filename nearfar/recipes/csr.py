@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,10 +22,12 @@ from nearfar.encoders.given import GivenVectors
 from nearfar.experiment import Claim, DataFolder, Experiment
 from nearfar.files import atomic_file, fingerprint_of_file
 from nearfar.heads.projection import Projection
+from nearfar.measures.intervals import mean_interval
 from nearfar.measures.retrieval import ranking_metrics
 from nearfar.method import Batch, Method
 from nearfar.methods.retrieval.csr import CSR
 from nearfar.objectives import Pairing, info_nce
+from nearfar.report.pictures import curve_picture
 from nearfar.search import Index
 from nearfar.search.sparse import SparseIndex
 from nearfar.space import Space
@@ -174,6 +177,16 @@ def experiment(data: DataFolder) -> Experiment:
             "equal active dimensions are not equal storage: an entry of a code costs an index beside its value",
         ),
     )
+
+
+def picture(result: Mapping[str, Any], file: Path) -> None:
+    """Accuracy by the number of active dimensions."""
+    seeds = result["seeds"]
+    series = {
+        arm: [mean_interval(seeds[arm][f"1-NN accuracy at {k}"]) for k in ACTIVE]
+        for arm in ("csr", "matryoshka", "pca", "random dimensions", "all 384 dimensions")
+    }
+    curve_picture(ACTIVE, series, file, x_title="active dimensions", y_title="1-NN accuracy, BANKING77")
 
 
 def _beats(other: str, k: int) -> Claim:

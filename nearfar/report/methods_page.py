@@ -1,12 +1,14 @@
 """The page of methods in the documentation, made of the catalogue and of published results.
 
-`python -m nearfar.report.methods_page`, in the root of the repository, writes docs/methods.md.
+`python -m nearfar.report.methods_page`, in the root of the repository, writes docs/methods.md, and copies the pictures
+that `nearfar reproduce` drew beside results.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+import shutil
+from collections.abc import Collection, Mapping
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from nearfar.methods import Entry, Hyperparameter, catalogue
 from nearfar.report.tables import number
 
 PAGE = Path("docs/methods.md")
+IMAGES = PAGE.parent / "images"
 RESULTS = Path("results")
 NOT_YET = "not yet reproduced"
 HEAD = """\
@@ -39,11 +42,17 @@ def read_results(folder: Path) -> dict[str, Result]:
     return {name: read_json(file) for name, file in files.items() if file.exists()}
 
 
-def methods_page(results: Mapping[str, Result]) -> str:
+def pictured(folder: Path) -> set[str]:
+    """The methods of which a picture NAME.svg is in a folder."""
+    return {name for name in catalogue() if (folder / f"{name}.svg").exists()}
+
+
+def methods_page(results: Mapping[str, Result], pictures: Collection[str] = ()) -> str:
     """The page in Markdown.
 
     Args:
         results: method -> what `nearfar reproduce` wrote.
+        pictures: methods whose result has a picture, images/NAME.svg.
     """
     entries = list(catalogue().values())
     rows = [
@@ -54,6 +63,8 @@ def methods_page(results: Mapping[str, Result]) -> str:
         parts.append(f"## Family: {family}")
         for entry in members:
             parts += _method(entry, results.get(entry.name))
+            if entry.name in pictures:
+                parts.append(f"![What the experiment of {entry.name} found](images/{entry.name}.svg)")
     return "\n\n".join(parts) + "\n"
 
 
@@ -153,8 +164,10 @@ def main() -> None:
     """
     if not PAGE.parent.is_dir():
         raise ArgumentError(f"there is no folder {PAGE.parent} here: run this in the root of the repository")
+    for name in pictured(RESULTS):
+        shutil.copyfile(RESULTS / f"{name}.svg", IMAGES / f"{name}.svg")
     with atomic_file(PAGE) as temporary:
-        temporary.write_text(methods_page(read_results(RESULTS)), encoding="utf-8")
+        temporary.write_text(methods_page(read_results(RESULTS), pictured(IMAGES)), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import time
 from collections.abc import Mapping
 from multiprocessing.connection import Connection
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from nearfar.errors import ArgumentError, NearfarError
@@ -30,6 +31,8 @@ def reproduce(
     fresh: bool = False,
 ) -> dict[str, Any]:
     """Run the small real experiment of a method, against its baselines, and write `OUT/METHOD.json`.
+
+    Where the recipe draws what was found, the picture is `OUT/METHOD.svg`.
 
     Every arm and seed runs in a process of its own. What is finished is kept beside the result until all is
     done, so an interrupted run goes on where it stopped.
@@ -71,6 +74,9 @@ def reproduce(
                 shown.advance(note=f"{arm}, seed {seed}")
     result = _result(method, experiment, count, runs)
     write_json(out / f"{method}.json", result)
+    draw = getattr(_recipe(method), "picture", None)
+    if draw is not None:
+        draw(result, out / f"{method}.svg")
     partial.unlink(missing_ok=True)
     return result
 
@@ -81,12 +87,21 @@ def load_experiment(method: str, data_dir: Path | str) -> Experiment:
     Raises:
         ArgumentError: there is none.
     """
-    module = f"nearfar.recipes.{method.replace('-', '_')}"
+    module = _module(method)
     if importlib.util.find_spec(module) is None:
         raise ArgumentError(
             f"{method} has no experiment: add {module.replace('.', '/')}.py with a function experiment(data)"
         )
-    return importlib.import_module(module).experiment(DataFolder(data_dir))
+    made: Experiment = _recipe(method).experiment(DataFolder(data_dir))
+    return made
+
+
+def _recipe(method: str) -> ModuleType:
+    return importlib.import_module(_module(method))
+
+
+def _module(method: str) -> str:
+    return f"nearfar.recipes.{method.replace('-', '_')}"
 
 
 def _run_apart(method: str, arm: str, seed: int, data_dir: str) -> dict[str, Any]:
