@@ -15,8 +15,10 @@ import torch
 from torch import nn
 from nearfar.data.kinds import Label, Vector
 from nearfar.data.table import Table
+from nearfar.encoders.given import GivenVectors
 from nearfar.method import Method
 from nearfar.objectives import Pairing, Temperature, info_nce
+from nearfar.space import Space
 from nearfar.training.gather import process_rank
 from nearfar.training.settings import Settings
 from nearfar.training.trainer import train
@@ -43,7 +45,7 @@ class Pairs(Method):
         return {"info_nce": info_nce(z["one"], z["two"], pairing, temperature=temperature, symmetric=True)}
 
     def space(self):
-        raise NotImplementedError
+        return Space({"vector": GivenVectors(6)})
 
 out, chunk = sys.argv[1], int(sys.argv[2]) or None
 generator = torch.Generator().manual_seed(1)
