@@ -174,11 +174,7 @@ def test_methods(run: Callable[..., Said]) -> None:
     [one] = parsed(run("methods", "simcse", "--json")[1])
     assert one["reads"] == {"text": "Text", "positive": "Text | None", "negative": "Text | None"}
     assert "--temperature float = 0.05" in run("methods", "simcse")[1]
-    assert run("methods", "simcsee") == (
-        1,
-        "",
-        "nearfar: there is no method 'simcsee': did you mean simcse?\n",
-    )
+    assert run("methods", "simsce") == (1, "", "nearfar: there is no method 'simsce': did you mean simcse?\n")
 
 
 def test_from_fit_to_search(run: Callable[..., Said], pairs_csv: Path, space: Path, tmp_path: Path) -> None:
@@ -235,7 +231,7 @@ def test_compare(run: Callable[..., Said], pairs_csv: Path, space: Path, tmp_pat
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["fit", "simcsee", "{table}", "--out", "{tmp}/x"], "did you mean simcse"),
+        (["fit", "simsce", "{table}", "--out", "{tmp}/x"], "did you mean simcse"),
         (["fit", "simcse", "{table}", "--out", "{tmp}/x", "--steps", "1", "--epochs", "1"],
          "exactly one of steps and epochs"),
         (["fit", "simcse", "{table}", "--out", "{tmp}/x", "--column", "text=body"], "no column 'body'"),

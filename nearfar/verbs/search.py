@@ -7,10 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from nearfar.data.kinds import Image
 from nearfar.data.table import OnBadRow, Table, read_table
-from nearfar.errors import ArgumentError
+from nearfar.errors import ArgumentError, TableError
 from nearfar.search.cached import cached_index
+from nearfar.search.index import Index
+from nearfar.search.set_query import parse_set_query
+from nearfar.search.sets import series_of_index
+from nearfar.search.sparse import SparseIndex
 from nearfar.space import Space
 
 
@@ -28,6 +34,7 @@ def search_table(
     table: Table | Path | str,
     queries: Sequence[Any],
     *,
+    sets: Mapping[str, str] | Mapping[str, Path | Sequence[Any]] | None = None,
     k: int = 5,
     role: str | None = None,
     modality: str | None = None,
@@ -42,16 +49,20 @@ def search_table(
     Args:
         space: a space or its folder.
         table: a table or its source.
-        queries: raw examples of the query's modality (texts, pictures or names of their files, vectors).
+        queries: raw examples of the query's modality (texts, pictures or names of their files, vectors); with
+            sets, sentences such as "near A and B without C".
+        sets: name -> examples of what it means: a table's source, such as a text file of one a line, or a list.
         k: answers for each query.
         role: the column searched; None takes `positive` where there is one, else the first readable one.
-        modality: what reads the queries; None tells it by their type.
+        modality: what reads the queries, or the examples of the sets; None tells it by their type.
         columns: role -> column, where names do not tell.
         on_bad_row: "error" or "skip".
         folder: where indexes are kept; None means `indexes` inside the space's folder.
 
     Raises:
-        ArgumentError: the space cannot read the column or the queries, or there is no query.
+        ArgumentError: the space cannot read the column, the queries or the sets; there is no query; or a query
+            is none of the language of sets (the character is named).
+        TableError: the table or the file of a set is wrong.
     """
     if isinstance(queries, str) or not len(queries):
         raise ArgumentError("queries must be a list with at least one example: give [query]")
@@ -64,9 +75,10 @@ def search_table(
         table = read_table(str(table), columns=columns, on_bad_row=on_bad_row)
     role = role or _searched(space, table)
     index = cached_index(space, table, role, folder)
-    queries = [_picture(space, query) for query in queries]
-    modality = modality or _modality_of(space, queries[0])
-    scores, ids = index.search(space.encode(queries, modality), k)
+    if sets is None:
+        scores, ids = index.search(_encoded(space, queries, modality), k)
+    else:
+        scores, ids = _by_sets(space, index, queries, sets, k, modality, on_bad_row)
     answers = []
     for row_scores, row_ids in zip(scores, ids, strict=True):
         cells = _by_name(table, table.rows(row_ids))
@@ -80,6 +92,46 @@ def search_table(
             ]
         )
     return answers
+
+
+def _encoded(space: Space, examples: Sequence[Any], modality: str | None) -> np.ndarray:
+    """Embeddings of raw examples, of which those that name a picture stand for it."""
+    examples = [_picture(space, example) for example in examples]
+    return space.encode(examples, modality or _modality_of(space, examples[0]))
+
+
+def _by_sets(
+    space: Space,
+    index: Index | SparseIndex,
+    queries: Sequence[Any],
+    sets: Mapping[str, Any],
+    k: int,
+    modality: str | None,
+    on_bad_row: OnBadRow,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Scores and rows [Q, k], each query a sentence about sets."""
+    asked = [parse_set_query(query, sets) for query in queries]
+    if unused := [name for name in sets if not any(name in (*q.near, *q.without) for q in asked)]:
+        raise ArgumentError(f"no query names the set {unused[0]!r}: leave it out, or ask for it")
+    found = {name: _members(space, name, source, modality, on_bad_row) for name, source in sets.items()}
+    answers = [
+        series_of_index(index, [found[n] for n in query.near], [found[n] for n in query.without], k)
+        for query in asked
+    ]
+    return np.stack([scores for scores, _ in answers]), np.stack([ids for _, ids in answers])
+
+
+def _members(space: Space, name: str, source: Any, modality: str | None, on_bad_row: OnBadRow) -> np.ndarray:
+    """Embeddings of the examples of a set."""
+    if isinstance(source, (str, Path)):
+        try:
+            examples = read_table(str(source), on_bad_row=on_bad_row)
+        except TableError as wrong:
+            raise TableError(f"set {name!r}: {wrong}") from None
+        source = examples.column(_readable(space, examples)[0])
+    if not len(source):
+        raise ArgumentError(f"the set {name!r} has no examples: give it at least one")
+    return _encoded(space, source, modality)
 
 
 def _modality_of(space: Space, query: Any) -> str:
@@ -116,10 +168,16 @@ def _by_name(table: Table, cells: dict[str, list[Any]]) -> dict[str, list[Any]]:
 
 
 def _searched(space: Space, table: Table) -> str:
+    readable = _readable(space, table)
+    return "positive" if "positive" in readable else readable[0]
+
+
+def _readable(space: Space, table: Table) -> list[str]:
+    """The columns that the space can read; there is at least one."""
     kinds = {encoder.kind for encoder in space.encoders.values()}
     readable = [role for role, kind in table.kinds.items() if kind in kinds]
     if not readable:
         raise ArgumentError(
             f"the space encodes {', '.join(space.modalities)}; {table.name} has no such column"
         )
-    return "positive" if "positive" in readable else readable[0]
+    return readable
