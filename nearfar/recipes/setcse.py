@@ -103,8 +103,8 @@ def experiment(data: DataFolder) -> Experiment:
             "MiniLM (its last two layers trained, 30 steps) and a three-layer encoder of width 128 trained by masked "
             "language modelling only (60 steps) in place of BERT-base and its contrastive descendants; MiniLM was "
             "fitted to similarity before, so it is no plain base",
-            "8 of BANKING77's intents, drawn anew with each seed, and the 5 topics of BBC News as OCTIS lemmas (first 32 "
-            "tokens) in place of the paper's corpora; sets from training rows, pools from test rows",
+            "8 of BANKING77's intents, drawn anew with each seed, and the 5 topics of BBC News as OCTIS lemmas (first "
+            "32 tokens) in place of the paper's corpora; sets from training rows, pools from test rows",
             "learning rates (5e-5, 1e-4) were chosen among 2e-5, 5e-5, 1e-4 and 1e-3 by intersection F1 of untouched "
             "training rows of BANKING77; the paper's loss, steps and rate are known from memory only",
             "where exactly as many rows are cut as the class has, intersection and difference make the same decisions: "
