@@ -1,0 +1,1 @@
+"""Methods for structure in collections of texts: sets, dialogs, documents, topics."""
