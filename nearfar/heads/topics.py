@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 
 class TopicHead(nn.Module):
@@ -43,7 +42,12 @@ class TopicHead(nn.Module):
 
 
 class TopicDecoder(nn.Module):
-    """Shares of topics to the probabilities of words: p = softmax(BN(theta Phi + background)).
+    """Shares of topics to the probabilities of words:
+
+        p = b softmax(BN(theta Phi + background)) + (1 - b) softmax(theta Phi + background)
+
+    Normalised over the batch, all topics come into use; but then the size of Phi means nothing, and with it which
+    words make a topic. So b, `normed`, should fall from 1 to 0 while it learns.
 
     Card, Tan, Smith. "Neural Models for Documents with Metadata." ACL 2018 (SCHOLAR).
 
@@ -52,17 +56,22 @@ class TopicDecoder(nn.Module):
         words: V.
     """
 
+    normed: Tensor
+
     def __init__(self, topics: int, words: int) -> None:
         super().__init__()
         self.topics, self.words = topics, words
         self.phi = nn.Parameter(nn.init.xavier_uniform_(torch.empty(topics, words)))
         self.background = nn.Parameter(torch.zeros(words))
         self.norm = nn.BatchNorm1d(words, affine=False)
+        self.register_buffer("normed", torch.ones(()))
 
     def forward(self, theta: Tensor, frozen: bool = False) -> Tensor:
         """Log-probabilities [B, V] of words; with `frozen` no gradient reaches the decoder, only theta [B, T]."""
         phi, background = (p.detach() if frozen else p for p in (self.phi, self.background))
-        return functional.log_softmax(self.norm(theta @ phi + background), -1)
+        scores = theta @ phi + background
+        mixed = self.normed * self.norm(scores).softmax(-1) + (1 - self.normed) * scores.softmax(-1)
+        return mixed.clamp(min=torch.finfo(mixed.dtype).tiny).log()
 
     def top_words(self, n: int) -> Tensor:
         """Numbers of the n words that weigh most in each topic, int64 [T, n]."""

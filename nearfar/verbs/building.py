@@ -14,6 +14,7 @@ from nearfar.data.checks import require_labels
 from nearfar.data.kinds import Kind, Label, Reading, Text, Vector, accepted
 from nearfar.data.table import Table
 from nearfar.encoders import make_encoder
+from nearfar.encoders.encoder import Encoder
 from nearfar.errors import ArgumentError, TableError
 from nearfar.method import Method
 from nearfar.methods import entry, method_class
@@ -161,7 +162,8 @@ def build_method(
         if spec in (None, "tiny"):
             # Columns of numbers with an encoder each may differ in width.
             examples = _examples(table, kind, [role] if several and kind is Vector else list(table.kinds))
-        made = make_encoder(spec, kind, examples, max_length=max_length, seed=seed)
+        made = _of_its_own(cls, argument, examples, seed)
+        made = made or make_encoder(spec, kind, examples, max_length=max_length, seed=seed)
         if hint := _mismatch(cls, argument, made):
             raise ArgumentError(f"{name} needs {hint} for column role {role!r}")
         if several:
@@ -184,6 +186,17 @@ def _examples(table: Table, kind: type[Kind], roles: Sequence[str]) -> list[Any]
     rows = np.unique(np.linspace(0, len(table) - 1, min(len(table), limit)).astype(np.int64))
     cells = table.rows(rows)
     return [cell for role in roles if table.kinds[role] is kind for cell in cells[role]]
+
+
+def _of_its_own(cls: type[Method], argument: str, examples: list[Any], seed: int) -> Encoder | None:
+    """The encoder of a method that asks for a class which is fitted to examples, where no other was named."""
+    wanted = get_type_hints(cls.__init__).get(argument)
+    if not examples or not inspect.isclass(wanted) or not hasattr(wanted, "fitted"):
+        return None
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        made: Encoder = wanted.fitted(examples)
+    return made
 
 
 def _mismatch(cls: type[Method], argument: str, encoder: Any) -> str | None:

@@ -21,6 +21,8 @@ from nearfar.space import Space
 from nearfar.training.pareto import pareto_share
 from nearfar.views.words import replace_top_words, word_relations
 
+FADED = 0.75
+"""Share of the steps after which the decoder's batch norm is gone."""
 TOLD = 8
 """Words by which a topic is told in the notes."""
 
@@ -28,7 +30,7 @@ TOLD = 8
 class MOSCNTM(Method):
     """Shares of topics are learned from words, while sets of texts keep what they have in common.
 
-        theta = softmax(z),  z ~ N(mu(x), s^2(x));    p = softmax(BN(theta Phi + background))       x: counts [B, V]
+        theta = softmax(z),  z ~ N(mu(x), s^2(x));    p = decoder(theta), `TopicDecoder`           x: counts [B, V]
         elbo  = mean of -sum_w x_w log p_w + KL( N(mu, s^2) || Laplace approximation of Dirichlet(alpha) )
         set   = mean over sets of -log( e^f(min, min+) / (e^f(min, min+) + beta e^f(max, max-)) )   f = cosine / t
         encoder: along a g_set + (1 - a) g_elbo, a where that is shortest;   decoder: along the gradient of elbo
@@ -38,7 +40,8 @@ class MOSCNTM(Method):
     unrelated text by those used least like them; the paper lets a language model write these or takes neighbours.
     The weight a of the least combined gradient holds neither objective back to raise the other (Sener, Koltun,
     NeurIPS 2018). There is no official code: K, shuffles, beta, t, `replaced` and the pooling of related and
-    unrelated texts are reconstructed, encoder and decoder are those of SCHOLAR from memory.
+    unrelated texts are reconstructed, encoder and decoder are those of SCHOLAR from memory, with its batch norm of the
+    decoder that fades out over the first three quarters of the steps.
 
     The space embeds a text by the mean shares of its topics; its part "topics" holds their words.
 
@@ -135,6 +138,9 @@ class MOSCNTM(Method):
         self.shares.append(float(of_set / (of_set + of_elbo)))
         self.lengths = lengths.tolist()
         return of_set * terms["set"] + of_elbo * terms["elbo"] + terms["decoder"]
+
+    def after_step(self, z: dict[str, Tensor], step: int, steps: int) -> None:
+        self.decoder.normed.fill_(max(0.0, 1 - step / (FADED * steps)))
 
     def negatives(self, batch_size: int) -> int:
         return 0
