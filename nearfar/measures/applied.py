@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
+from nearfar.geometry import gram_volume
 from nearfar.measures.alignment import alignment, mean_positive_cosine, pair_cosines, sampled_uniformity
 from nearfar.measures.clustering import kmeans_measure
 from nearfar.measures.hubness import hubness
@@ -53,6 +55,8 @@ def _nearness(one: Embedded, two: Embedded) -> np.ndarray:
     """How near row i of one role is to row i of another, by what the space compares with: [N]."""
     if one.geometry == "lorentz":
         return -hyperbolic_distances(one.rows, two.rows)
+    if one.geometry == "gram":
+        return np.abs(pair_cosines(one.unit, two.unit))
     return pair_cosines(one.unit, two.unit)
 
 
@@ -115,7 +119,7 @@ def scores_of(
         return [left_out("score", len(scores), len(scores), why)], np.arange(len(scores))
     rho = sts(_nearness(anchor, partner), scores)
     pairs = np.flatnonzero(scores >= POSITIVE_SHARE * scores.max()) if scores.max() > 0 else np.arange(0)
-    by = "nearness" if anchor.geometry == "lorentz" else "cosine"
+    by = "nearness" if anchor.geometry in ("lorentz", "gram") else "cosine"
     found = [Measurement("sts", rho, len(scores), "higher", f"Spearman correlation of {by} and score")]
     if len(pairs) < len(scores):
         why = f"pairs scored below {POSITIVE_SHARE:.0%} of the largest are no positives: no alignment"
@@ -160,6 +164,14 @@ def pairs_of(anchor: Embedded, partner: Embedded, pairs: Indices, seed: int) -> 
             "mismatch_share", gap.mismatched, gap.n, "lower", "share of pairs with another key as near"
         ),
     ]
+
+
+def volume_of(roles: Sequence[Embedded]) -> Measurement:
+    """How nearly all embeddings of a row lie together."""
+    stacked = torch.from_numpy(np.stack([role.unit for role in roles], axis=1))
+    volume = float(gram_volume(stacked).mean())
+    about = f"mean volume that {', '.join(role.role for role in roles)} of a row span, 0 to 1"
+    return Measurement("volume", volume, len(stacked), "lower", about)
 
 
 def retrieval_of(query: Embedded, key: Embedded, seed: int) -> list[Measurement]:

@@ -18,6 +18,7 @@ from nearfar.measures.applied import (
     scores_of,
     spread_of,
     triplets_of,
+    volume_of,
 )
 from nearfar.measures.identity import identities
 from nearfar.measures.measurement import Better, Measurement, left_out, mean_over, named
@@ -59,7 +60,8 @@ def measure_embeddings(
             pictures; else "positive" and "negative" are of the anchor's, any other role is one of its own.
         seed: of all samples and folds.
         geometry: that of the space. In "lorentz" retrieval, STS and triplets go by distance, the radius is added,
-            and all else is told of the directions from the root; every other one is measured by cosine.
+            and all else is told of the directions from the root; in "gram" they go by |cosine|, and the volume of
+            all roles is added; every other one is measured by cosine.
 
     Raises:
         ArgumentError: no role, too few rows, lengths differ, or a bad row (role and row are named).
@@ -85,6 +87,8 @@ def measure_embeddings(
     if partners and "score" not in columns:
         ways = [(anchor, p) for p in partners] + [(p, anchor) for p in partners if across(anchor, p)]
         found += mean_over([(f"{a.role}-to-{b.role}", retrieval_of(a, b, seed)) for a, b in ways])
+    if geometry == "gram" and partners:
+        found.append(volume_of([anchor, *partners]))
     if "negative" in roles:
         found += triplets_of(anchor, partners, roles["negative"])
     if "label" in columns:

@@ -53,7 +53,8 @@ def retrieval_metrics(
         ks: depths of recall and hit.
         exclude: for each query positions in `keys` that are not ranked, such as the query itself.
         grades: for each query the gains of its positives, above 0, in their order; None: all 1.
-        geometry: "lorentz" ranks points of curvature -1 by their distance; all else ranks by cosine.
+        geometry: "lorentz" ranks points of curvature -1 by their distance, "gram" by |cosine|; all else ranks
+            by cosine.
 
     Raises:
         ArgumentError: bad rows, or a query without positives, with one that is not a key, given twice or
@@ -76,6 +77,8 @@ def retrieval_metrics(
     ranks: list[Floats] = []
     for block in track(list(blocks(q, m)), "ranking keys"):
         scores = questions[block] @ targets.T
+        if geometry == "gram":
+            scores = np.abs(scores)
         for row, i in zip(scores, range(block.start, block.stop), strict=True):
             ranks.append(_ranks(row, relevant[i], None if left_out is None else left_out[i], i))
     return {

@@ -12,6 +12,7 @@ _COMPARED = {
     "cosine": "their cosine",
     "dot": "their inner product",
     "euclidean": "their Euclidean distance",
+    "gram": "the area that two directions span (signs do not matter), or the volume of more",
     "lorentz": "hyperbolic distance: they are the space components of points on the hyperboloid of curvature -1",
 }
 """What a geometry of a space means for those who use its vectors."""

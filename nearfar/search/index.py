@@ -12,7 +12,7 @@ import torch
 
 from nearfar.errors import ArgumentError, ArtefactError
 from nearfar.files import atomic_folder, fingerprint_of_file, read_json, write_json
-from nearfar.geometry import SCORES, finite_rows, lorentz_time, unit_rows
+from nearfar.geometry import ON_SPHERE, SCORES, finite_rows, lorentz_time, unit_rows
 from nearfar.search.ranking import best_first
 from nearfar.version import __version__
 
@@ -33,15 +33,16 @@ class Index:
     """N embeddings that can be searched.
 
     Scores are those of `nearfar.geometry.SCORES`: higher is nearer; "euclidean" is minus the squared
-    distance, "lorentz" minus the hyperbolic one. faiss finds the candidates; their scores are then summed in
-    float64, so that equal rows tie exactly and an answer does not depend on which queries were asked together.
+    distance, "lorentz" minus the hyperbolic one, "gram" minus the area that two directions span. faiss finds
+    the candidates; their scores are then summed in float64, so that equal rows tie exactly and an answer does
+    not depend on which queries were asked together.
 
     Args:
-        vectors: [N, d], N >= 1. With "cosine" they are scaled to unit length, with "lorentz" they get their
+        vectors: [N, d], N >= 1. With "cosine" and "gram" they are scaled to unit length, with "lorentz" they get their
             time component as a last column.
         geometry: a name of `nearfar.geometry.SCORES`.
         approximate: search a graph (HNSW) in place of all rows: faster for large N, may miss rows; see
-            `recall`. Not with "lorentz".
+            `recall`. Not with "lorentz" and "gram".
 
     Raises:
         ArgumentError: the geometry is unknown or has no approximate search, the shape is wrong, or a row is
@@ -69,9 +70,9 @@ class Index:
     def _hold(
         self, vectors: np.ndarray, geometry: Geometry, approximate: bool, made_from: Mapping[str, str]
     ) -> None:
-        if approximate and geometry == "lorentz":
+        if approximate and geometry in ("lorentz", "gram"):
             raise ArgumentError(
-                "a graph cannot be built with hyperbolic distances: approximate must be False"
+                f"a graph cannot be built with geometry {geometry!r}: approximate must be False"
             )
         self.vectors, self.geometry, self.approximate = vectors, geometry, approximate
         self.made_from = dict(made_from)
@@ -155,6 +156,12 @@ class Index:
             self._graph.hnsw.efSearch = max(_EFFORT, 2 * fetch)
             values, found = self._graph.search(queries, fetch)
         last = values[:, -1].astype(np.float64)
+        if self.geometry == "gram":  # nearest are those of largest |cosine|: look in both directions
+            opposite, behind = faiss.knn(-queries, self.vectors, fetch, metric=faiss.METRIC_INNER_PRODUCT)
+            last = np.maximum(last, opposite[:, -1].astype(np.float64)).clip(min=0)
+            found = np.concatenate(
+                [np.where(values < 0, -1, found), np.where(opposite <= 0, -1, behind)], axis=1
+            )
         return (last if inner else -last), found
 
     def _ranked(self, queries: np.ndarray, found: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -168,6 +175,8 @@ class Index:
                 values[part] = -np.einsum("qkd,qkd->qk", away, away, dtype=np.float64)
             elif self.geometry == "lorentz":
                 values[part] = _hyperbolic(queries[part, None, :-1], rows[..., :-1])
+            elif self.geometry == "gram":
+                values[part] = _negative_area(np.einsum("qd,qkd->qk", queries[part], rows, dtype=np.float64))
             else:
                 values[part] = np.einsum("qd,qkd->qk", queries[part], rows, dtype=np.float64)
         values[found < 0] = -np.inf
@@ -182,6 +191,8 @@ class Index:
 
     def _score(self, values: np.ndarray) -> np.ndarray:
         """The scores for values as `_candidates` gives them, which are inner products where it searches by these."""
+        if self.geometry == "gram":
+            return _negative_area(values)
         return -np.arccosh(np.maximum(-values, 1)) if self.geometry == "lorentz" else values
 
     @cached_property
@@ -229,7 +240,7 @@ class Index:
 def searchable(vectors: np.ndarray, geometry: Geometry, name: str, at_least: int = 1) -> np.ndarray:
     """Check rows [N, d] and hand them over as float32.
 
-    With "cosine" they are of unit length; with "lorentz" the time component is appended, [N, d + 1], since
+    With "cosine" and "gram" they are of unit length; with "lorentz" the time component is appended, [N, d + 1], since
     <q, k>_L is the inner product of (q, -q_time) and (k, k_time).
 
     Raises:
@@ -244,7 +255,7 @@ def searchable(vectors: np.ndarray, geometry: Geometry, name: str, at_least: int
         )
     # A memory-mapped array is read-only, which torch would warn about; nothing is written here.
     tensor = torch.from_numpy(rows if rows.flags.writeable else rows.copy())
-    if geometry == "cosine":
+    if geometry in ON_SPHERE:
         return unit_rows(tensor, name).numpy()
     tensor = finite_rows(tensor, name)
     if geometry == "lorentz":
@@ -307,6 +318,12 @@ def _hyperbolic(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     between = squares[2] - ((squares[0] - squares[1]) / (times[0] + times[1])) ** 2
     scores: np.ndarray = -2 * np.arcsinh(np.sqrt(np.maximum(between, 0)) / 2)
     return scores
+
+
+def _negative_area(cosines: np.ndarray) -> np.ndarray:
+    """-sqrt(1 - cos^2), as `nearfar.geometry.negative_pair_volume`, without its floor."""
+    area: np.ndarray = np.sqrt(np.maximum(1 - cosines**2, 0))
+    return -area
 
 
 def _graph(vectors: np.ndarray, geometry: Geometry) -> Any:

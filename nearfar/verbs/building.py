@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import inspect
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import numpy as np
 import torch
 
 from nearfar.data.checks import require_labels
-from nearfar.data.kinds import Kind, Label, Reading, Text, accepted
+from nearfar.data.kinds import Kind, Label, Reading, Text, Vector, accepted
 from nearfar.data.table import Table
 from nearfar.encoders import make_encoder
+from nearfar.encoders.encoder import Encoder
 from nearfar.errors import ArgumentError, TableError
 from nearfar.method import Method
 from nearfar.methods import entry, method_class
@@ -68,27 +69,46 @@ def _converted(name: str, value: Any, annotation: Any) -> Any:
     return value
 
 
-def encoder_specs(encoder: str | Mapping[str, str] | None, name: str) -> dict[str, str | None]:
-    """Which encoder goes where: argument of the method -> name of an encoder (None: the default of its kind).
+def encoder_specs(encoder: str | Mapping[str, str] | None, name: str, table: Table) -> dict[str, str | None]:
+    """Which encoder goes where: place -> name of an encoder (None: the default of its kind).
 
     Args:
-        encoder: one name for the (text) encoder, or argument -> name where a method has several.
-        name: the method.
+        encoder: one name for all where there is one place or one `Mapping` of encoders, or place -> name.
+        name: the method. A place is an argument of it, or a role of the table where it takes an encoder of each.
+        table: its rows.
 
     Raises:
-        ArgumentError: the method has no such argument, or one name was given for several encoders.
+        ArgumentError: the method has no such place, or one name was given for several arguments.
     """
-    wanted = entry(name).encoders
+    arguments, places = entry(name).encoders, _places(name, table)
     if isinstance(encoder, str):
-        if len(wanted) > 1:
+        if len(arguments) > 1:
             raise ArgumentError(
-                f"{name} has several encoders: say which one is meant, such as --encoder {wanted[0]}={encoder}"
+                f"{name} has several encoders: say which one is meant, such as --encoder {arguments[0]}={encoder}"
             )
-        encoder = {wanted[0]: encoder}
+        encoder = dict.fromkeys(places, encoder)
     given = dict(encoder or {})
-    if unknown := set(given) - set(wanted):
-        raise ArgumentError(f"{name} has no encoder {sorted(unknown)[0]!r}; it has: {', '.join(wanted)}")
-    return {argument: given.get(argument) for argument in wanted}
+    if unknown := set(given) - set(places):
+        raise ArgumentError(f"{name} has no encoder {sorted(unknown)[0]!r}; it has: {', '.join(places)}")
+    return {place: given.get(place) for place in places}
+
+
+def _places(name: str, table: Table) -> dict[str, str]:
+    """Every encoder that a method needs for a table -> the argument that it goes to."""
+    cls = method_class(name)
+    places: dict[str, str] = {}
+    for argument in entry(name).encoders:
+        if _takes_several(cls, argument):
+            roles = [role for role in cls.reads if table.kinds.get(role) in ENCODED]
+            places |= dict.fromkeys(roles, argument)
+        else:
+            places[argument] = argument
+    return places
+
+
+def _takes_several(cls: type[Method], argument: str) -> bool:
+    """Whether an argument is a mapping: an encoder for each role."""
+    return get_origin(get_type_hints(cls.__init__).get(argument)) is Mapping
 
 
 def require_columns(name: str, table: Table) -> None:
@@ -97,8 +117,13 @@ def require_columns(name: str, table: Table) -> None:
     Raises:
         TableError: names the columns there are, and how to map one.
     """
+    cls = method_class(name)
     for argument in entry(name).encoders:
-        _kind_for(argument, method_class(name), table)
+        needed = [argument]
+        if _takes_several(cls, argument):
+            needed = [role for role, reading in cls.reads.items() if not accepted(reading)[1]]
+        for place in needed:
+            _kind_for(place, cls, table)
 
 
 def build_method(
@@ -128,28 +153,50 @@ def build_method(
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
-    encoders = {}
-    for argument, spec in encoder_specs(encoder, name).items():
-        kind, role = _kind_for(argument, cls, table)
-        examples = _examples(table, kind) if spec in (None, "tiny") else []
-        encoders[argument] = make_encoder(spec, kind, examples, max_length=max_length, seed=seed)
-        if hint := _mismatch(cls, argument, encoders[argument]):
+    arguments: dict[str, Any] = {}
+    places = _places(name, table)
+    for place, spec in encoder_specs(encoder, name, table).items():
+        argument, (kind, role) = places[place], _kind_for(place, cls, table)
+        several = _takes_several(cls, argument)
+        examples: list[Any] = []
+        if spec in (None, "tiny"):
+            # Columns of numbers with an encoder each may differ in width.
+            examples = _examples(table, kind, [role] if several and kind is Vector else list(table.kinds))
+        made = _of_its_own(cls, argument, examples, seed)
+        made = made or make_encoder(spec, kind, examples, max_length=max_length, seed=seed)
+        if hint := _mismatch(cls, argument, made):
             raise ArgumentError(f"{name} needs {hint} for column role {role!r}")
+        if several:
+            arguments.setdefault(argument, {})[place] = made
+        else:
+            arguments[argument] = made
     try:
-        return cls(**encoders, **values)
+        return cls(**arguments, **values)
     except TypeError as wrong:
         raise ArgumentError(f"{name} cannot be made: {wrong}") from wrong
 
 
-def _examples(table: Table, kind: type[Kind]) -> list[Any]:
-    """What an encoder from scratch may learn its vocabulary or scale from: all cells of its kind with a role.
+def _examples(table: Table, kind: type[Kind], roles: Sequence[str]) -> list[Any]:
+    """What an encoder from scratch may learn its vocabulary or scale from: cells of its kind in some roles.
 
-    Not those of the method's own roles alone: methods that are compared must start from equal encoders.
+    One that is for all roles sees all, not the method's own alone: methods that are compared must start from equal
+    encoders.
     """
     limit = MOST_EXAMPLES.get(kind, FEW_EXAMPLES)
     rows = np.unique(np.linspace(0, len(table) - 1, min(len(table), limit)).astype(np.int64))
     cells = table.rows(rows)
-    return [cell for role, found in table.kinds.items() if found is kind for cell in cells[role]]
+    return [cell for role in roles if table.kinds[role] is kind for cell in cells[role]]
+
+
+def _of_its_own(cls: type[Method], argument: str, examples: list[Any], seed: int) -> Encoder | None:
+    """The encoder of a method that asks for a class which is fitted to examples, where no other was named."""
+    wanted = get_type_hints(cls.__init__).get(argument)
+    if not examples or not inspect.isclass(wanted) or not hasattr(wanted, "fitted"):
+        return None
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        made: Encoder = wanted.fitted(examples)
+    return made
 
 
 def _mismatch(cls: type[Method], argument: str, encoder: Any) -> str | None:
@@ -171,7 +218,7 @@ def _kind_for(argument: str, cls: type[Method], table: Table) -> tuple[type[Kind
     columns = ", ".join(
         f"{name} ({kind.name if kind else 'nested'})" for name, kind in table.raw_columns.items()
     )
-    role = next(iter(cls.reads))
+    role = roles[0]
     raise TableError(
         f"{table.name} has no column that the method knows to read as {kinds}. Its columns are: {columns}. "
         f"Name one with --column {role}=NAME"

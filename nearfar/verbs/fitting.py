@@ -84,7 +84,7 @@ def fit_rows(
         "method": method,
         "table": training.name,
         "columns": training.role_columns,
-        "encoders": encoder_specs(encoder, method),
+        "encoders": encoder_specs(encoder, method, training),
         "hyperparameters": checked,
         "settings": asdict(settled),
     }
