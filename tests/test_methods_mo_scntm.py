@@ -163,9 +163,20 @@ def test_divergence_of_normals() -> None:
 
 def test_words_are_counted_and_the_vocabulary_leaves_out_the_rare_and_the_common() -> None:
     made = BagOfWords.fitted(["the red cat", "the red dog", "the blue cat", "the green bird"])
-    assert made.vocabulary == ["cat", "red"]
+    assert made.vocabulary == [
+        "the",
+        "cat",
+        "red",
+        "bird",
+        "blue",
+        "dog",
+        "green",
+    ]  # so few that all are kept
     counts = made.prepare(["Red, red cat!", "nothing known"])["counts"]
-    assert counts.tolist() == [[1, 2], [0, 0]]
+    assert counts.tolist() == [[0, 1, 2, 0, 0, 0, 0], [0] * 7]
+    names = [f"{a}{b}" for a in "abcdefgh" for b in "abcdefgh"]
+    many = BagOfWords.fitted([f"the {name} {name}{i}" for i, name in enumerate(names * 2)])
+    assert many.vocabulary == sorted(names)
     assert made.note() == "1 texts hold no word of the vocabulary: nothing is known of what they are about"
     assert words_of("Über_die 2 Straßen, кот") == ["über", "die", "straßen", "кот"]
     with pytest.raises(ArgumentError, match="none of the 2 texts holds a word"):

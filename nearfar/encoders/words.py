@@ -20,7 +20,7 @@ from nearfar.errors import ArgumentError
 WORD = re.compile(r"[^\W\d_]{2,}")
 COMMON = 0.7
 """Words in more than this share of texts tell nothing of what a text is about."""
-MOST_WORDS = 10_000
+FEW_WORDS, MOST_WORDS = 50, 10_000
 
 
 def words_of(text: str) -> list[str]:
@@ -56,13 +56,15 @@ class BagOfWords(Encoder):
         """An encoder with the words of some texts.
 
         The words in two texts or more but not in nearly all, at most `MOST_WORDS`, commonest first; where these are
-        none, all words.
+        fewer than `FEW_WORDS`, all words.
 
         Raises:
             ArgumentError: the texts hold no word.
         """
         found = Counter(word for text in examples for word in set(words_of(text)))
-        kept = [word for word, n in found.items() if 2 <= n <= COMMON * len(examples)] or list(found)
+        kept = [word for word, n in found.items() if 2 <= n <= COMMON * len(examples)]
+        if len(kept) < FEW_WORDS:
+            kept = list(found)
         if not kept:
             raise ArgumentError(f"none of the {len(examples)} texts holds a word of two letters")
         return cls(sorted(kept, key=lambda word: (-found[word], word))[:MOST_WORDS])

@@ -79,7 +79,7 @@ def entry(name: str) -> Entry:
     import difflib
 
     if name not in catalogue():
-        near = difflib.get_close_matches(name, catalogue(), 3, 0.4)
+        near = difflib.get_close_matches(name, catalogue(), 3, 0.6)
         hint = f"did you mean {' or '.join(near)}?" if near else "see: nearfar methods"
         raise ArgumentError(f"there is no method {name!r}: {hint}")
     return catalogue()[name]

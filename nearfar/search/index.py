@@ -321,8 +321,8 @@ def _hyperbolic(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def _negative_area(cosines: np.ndarray) -> np.ndarray:
-    """-sqrt(1 - cos^2), as `nearfar.geometry.negative_pair_volume`, without its floor."""
-    area: np.ndarray = np.sqrt(np.maximum(1 - cosines**2, 0))
+    """-sqrt(1 - cos^2), with the floor that `nearfar.geometry.negative_pair_volume` has in float64."""
+    area: np.ndarray = np.sqrt(np.maximum(1 - cosines**2, 1e-12))
     return -area
 
 

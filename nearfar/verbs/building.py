@@ -88,6 +88,10 @@ def encoder_specs(encoder: str | Mapping[str, str] | None, name: str, table: Tab
             )
         encoder = dict.fromkeys(places, encoder)
     given = dict(encoder or {})
+    for argument in set(given) - set(places):
+        if argument in arguments:  # one name for all roles
+            given |= {place: given[argument] for place, of in places.items() if of == argument}
+            del given[argument]
     if unknown := set(given) - set(places):
         raise ArgumentError(f"{name} has no encoder {sorted(unknown)[0]!r}; it has: {', '.join(places)}")
     return {place: given.get(place) for place in places}
