@@ -70,11 +70,12 @@ class Finding:
     def again(self, place: Path, done: int) -> None:
         """Find again what the run had found when it wrote the checkpoint `place` after `done` steps."""
         now = copied(self.method.state_dict())
-        for occasion in OCCASIONS:
+        last = {o: max((s for s in range(done) if self._due(o, s)), default=0) for o in OCCASIONS}
+        for occasion in sorted(OCCASIONS, key=lambda o: last[o]):
             start = load_start(place, occasion)
             if start is not None and not self._due(occasion, done):
                 self.method.load_state_dict(start)
-                self._find(occasion, max(s for s in range(done) if self._due(occasion, s)))
+                self._find(occasion, last[occasion])
         self.method.load_state_dict(now)
 
     def _epoch(self, step: int) -> int:
