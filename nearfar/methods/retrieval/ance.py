@@ -78,6 +78,7 @@ class ANCE(Method):
         nn.init.zeros_(linear.bias)
         self.top_k, self.n_neg, self.refresh_every, self.warm_up = top_k, n_neg, refresh_every, warm_up
         self.mined: np.ndarray | None = None
+        self._searched: list[int] = []  # the steps done at each search of this run so far
 
     # -- mining ------------------------------------------------------------------------------------
 
@@ -97,6 +98,7 @@ class ANCE(Method):
             search = Index(embed(targets, "positive").numpy(), "dot")
             queries = embed(table, "text").numpy()
         random = np.random.default_rng(torch.initial_seed())
+        self._searched = [at for at in self.refreshes(steps) if at <= step]
         self.mined = mine(search, queries, corpus, self.top_k, self.n_neg, random)
 
     def examples(self, table: Table, rows: np.ndarray) -> dict[str, list[Any]]:
@@ -130,6 +132,15 @@ class ANCE(Method):
             score="dot",
         )
         return {"nll": loss}
+
+    def notes(self) -> list[str]:
+        if not self._searched:
+            return []
+        times, words = len(self._searched), ", the first time by words" if self.warm_up else ""
+        return [
+            f"negatives were searched for {times} time{'s' * (times > 1)}{words}, the last time after "
+            f"{self._searched[-1]:,} steps; refresh_every is {self.refresh_every:,}"
+        ]
 
     def negatives(self, batch_size: int) -> int:
         return 1
