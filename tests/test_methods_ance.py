@@ -302,8 +302,8 @@ def test_fit_reads_a_file_and_its_space_is_searched_by_inner_product(tmp_path: P
     assert again.geometry == "dot"
     scores, found = Index(corpus, "dot").search(queries, 3)
     np.testing.assert_allclose(scores, np.take_along_axis(queries @ corpus.T, found, 1), rtol=1e-4)
-    told = "negatives were searched for 3 times, the first time by words, the last time after 5 steps"
-    assert any(note.startswith(told) for note in space.card["notes"])
+    told = "negatives were mined 3 times, first by words, the last time before step 6; refresh_every is 4"
+    assert told in space.card["notes"]
 
 
 # -- the experiment --------------------------------------------------------------------------------

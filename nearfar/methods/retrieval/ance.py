@@ -136,10 +136,10 @@ class ANCE(Method):
     def notes(self) -> list[str]:
         if not self._searched:
             return []
-        times, words = len(self._searched), ", the first time by words" if self.warm_up else ""
+        times, words = len(self._searched), ", first by words," if self.warm_up else ""
         return [
-            f"negatives were searched for {times} time{'s' * (times > 1)}{words}, the last time after "
-            f"{self._searched[-1]:,} steps; refresh_every is {self.refresh_every:,}"
+            f"negatives were mined {times} time{'s' * (times > 1)}{words} the last time before step "
+            f"{self._searched[-1] + 1:,}; refresh_every is {self.refresh_every:,}"
         ]
 
     def negatives(self, batch_size: int) -> int:
