@@ -123,8 +123,8 @@ def test_no_row_meets_another(encoder: TransformerText) -> None:
 
 
 def test_embeddings_are_layer_normed_and_compared_as_they_are(encoder: TransformerText) -> None:
+    encoder.normalise = True
     made = ANCE(encoder)
-    assert encoder.pooling == "cls"
     assert not encoder.normalise
     space = made.space()
     z = torch.from_numpy(space.encode(table().column("text")))
@@ -132,9 +132,16 @@ def test_embeddings_are_layer_normed_and_compared_as_they_are(encoder: Transform
     torch.testing.assert_close(z.mean(1), torch.zeros(ROWS), atol=1e-5, rtol=0)
     torch.testing.assert_close(z.square().mean(1), torch.ones(ROWS), atol=1e-2, rtol=0)
     assert float(made.state_dict()["head.map.0.weight"].std()) == pytest.approx(0.02, rel=0.3)
-    own = copy.deepcopy(encoder)
-    own.pooling, own.pooling_is_own = "mean", True
-    assert ANCE(own).encoder.pooling == "mean", "a pooling that the encoder's folder names is kept"
+
+
+@pytest.mark.parametrize(
+    ("pretrained", "named", "pooling"), [(True, False, "cls"), (True, True, "max"), (False, False, "max")]
+)
+def test_token_0_is_taken_of_a_trained_encoder_that_names_no_pooling(
+    encoder: TransformerText, pretrained: bool, named: bool, pooling: str
+) -> None:
+    encoder.pretrained, encoder.pooling_is_own, encoder.pooling = pretrained, named, "max"
+    assert ANCE(encoder).encoder.pooling == pooling
 
 
 def test_query_and_both_targets_give_gradient_to_one_encoder(encoder: TransformerText) -> None:

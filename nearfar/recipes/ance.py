@@ -116,7 +116,6 @@ def warmed(training: Table, seed: int) -> Path:
         torch.manual_seed(seed)
         encoder = student(training)
         encoder.set_max_length(LENGTH)
-        encoder.pooling_is_own = True  # the mean, not the first token
         made = ANCE(encoder, warm_up=1.0)
         train(made, training, Settings(steps=WARM_UP, seed=seed, **SETTINGS))
         made.space().save(place)

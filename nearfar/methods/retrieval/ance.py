@@ -40,7 +40,8 @@ class ANCE(Method):
     for a fifth of the queries at a time; here training waits, and all queries are mined. It optimises with
     LAMB, and warms up in a run of its own: that `warm_up` is a share of one run is ours. Long texts are read
     up to the encoder's limit (FirstP); the maximum over passages (MaxP) is not offered. The pooling is the
-    encoder's own where its folder names one.
+    encoder's own where its folder names one, and the mean (ours) where it is from scratch: first tokens
+    that have learned nothing are all alike, and one negative a row parts them slowly.
 
     Args:
         top_k: K, hits of which negatives are drawn.
@@ -67,7 +68,7 @@ class ANCE(Method):
         check_between(0, 1, warm_up=warm_up)
         if n_neg > top_k:
             raise ArgumentError(f"n_neg negatives are drawn of top_k hits: got n_neg {n_neg} of {top_k}")
-        if not encoder.pooling_is_own:
+        if encoder.pretrained and not encoder.pooling_is_own:
             encoder.pooling = "cls"
         encoder.normalise = False
         self.encoder = encoder
