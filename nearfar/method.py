@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -137,6 +137,17 @@ class Method(nn.Module, ABC):
 
     def before_epoch(self, table: Table, embed: Embed) -> None:
         """Called before every pass over the table: re-mine, re-cluster."""
+
+    def refreshes(self, steps: int) -> Sequence[int]:
+        """The steps, of 0 ... `steps` - 1, before which `refresh` is called: to re-mine by steps, not by epochs."""
+        return ()
+
+    def refresh(self, table: Table, embed: Embed, step: int, steps: int) -> None:
+        """Called before the steps that `refreshes` names; `step` of the `steps` in all are done.
+
+        As in `before_epoch`, the global generator is seeded for this call, and what is found is no state: a run
+        that is resumed later finds it again, with the weights of this moment.
+        """
 
     def order(self, rows: int, batch_size: int, seed: int, epoch: int) -> np.ndarray:
         """The rows of an epoch: batch i is entries [i * batch_size, (i + 1) * batch_size).

@@ -73,7 +73,14 @@ def test_pool_says_what_is_wrong() -> None:
 
 
 @pytest.mark.parametrize(
-    ("dims", "kind"), [((6, 4), "linear"), ((6, 6), "tanh"), ((6, 8, 4), "mlp"), ((6, 8, 8, 4), "mlp_bn")]
+    ("dims", "kind"),
+    [
+        ((6, 4), "linear"),
+        ((6, 6), "tanh"),
+        ((6, 4), "normed"),
+        ((6, 8, 4), "mlp"),
+        ((6, 8, 8, 4), "mlp_bn"),
+    ],
 )
 def test_head_is_rebuilt_from_json_and_weights(dims: tuple[int, ...], kind: str) -> None:
     head = Projection(*dims, kind=kind)  # type: ignore[arg-type]
@@ -90,6 +97,10 @@ def test_projection_formulas() -> None:
     tanh = Projection(5, 5, kind="tanh")
     weight, bias = tanh.map[0].weight, tanh.map[0].bias
     torch.testing.assert_close(tanh(x), torch.tanh(x @ weight.T + bias))  # type: ignore[operator]
+    normed = Projection(5, 4, kind="normed")
+    linear, norm = normed.map
+    torch.testing.assert_close(normed(x), norm(x @ linear.weight.T + linear.bias))  # type: ignore[operator]
+    torch.testing.assert_close(normed(x).square().mean(1), torch.ones(7), atol=1e-3, rtol=0)
     hidden = Projection(5, 6, 3, kind="mlp")
     one, two = hidden.map[0], hidden.map[2]
     torch.testing.assert_close(hidden(x), two(one(x).relu()))  # type: ignore[operator]

@@ -25,6 +25,7 @@ from nearfar.errors import ArgumentError, TableError
 from nearfar.method import Batch, Method
 from nearfar.methods import _read, catalogue, entry, method_class
 from nearfar.space import Space
+from nearfar.training.closed_form import embedding_of
 from nearfar.training.gradient_cache import cached_backward, slice_batch
 from nearfar.training.settings import Settings
 from nearfar.training.trainer import train
@@ -121,8 +122,11 @@ def calm(method: nn.Module) -> None:
 
 
 def prepared(method: Method, table: Table, seed: int = 0) -> Batch:
-    """All rows of a table as a batch."""
-    return method.prepare(table.rows(range(len(table))), torch.Generator().manual_seed(seed))
+    """All rows of a table as a batch, with what the method mines for them."""
+    for step in method.refreshes(1):
+        method.refresh(table, embedding_of(method), step, 1)
+    rows = method.examples(table, np.arange(len(table)))
+    return method.prepare(rows, torch.Generator().manual_seed(seed))
 
 
 def tensors(batch: Batch, path: str = "") -> dict[str, Tensor]:

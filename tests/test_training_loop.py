@@ -668,20 +668,75 @@ class Mining(Interrupted):
         return {**super().contrast(z, batch), "pull": (z["one"] - self.mean).square().mean()}
 
 
-def test_what_was_mined_before_an_epoch_is_mined_again_with_the_weights_of_then(tmp_path: Path) -> None:
-    chosen = settings(steps=15, checkpoint_every=4)  # six steps an epoch: checkpoint 8 is within the second
+class MiningBySteps(Mining):
+    """The same before every fifth step, the epochs aside; and notes when and with which random state."""
+
+    def before_epoch(self, table: Table, embed: Embed) -> None:
+        self.calls.append(("epoch", float(torch.rand(()))))
+
+    def refreshes(self, steps: int) -> range:
+        return range(0, steps, 5)
+
+    def refresh(self, table: Table, embed: Embed, step: int, steps: int) -> None:
+        self.mean = embed(table, "vector").mean(0)
+        self.calls.append((step, steps, float(torch.rand(()))))
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "stop_at"),
+    [
+        (Mining, {"checkpoint_every": 4}, 9),  # six steps an epoch: checkpoint 8 is within the second
+        (
+            Mining,
+            {"checkpoint_every": 2, "accumulate": 4},
+            3,
+        ),  # step 2 is the first of the second, by its batch 3
+        (MiningBySteps, {"checkpoint_every": 4}, 9),  # found at 5, lost at 8
+        (MiningBySteps, {"checkpoint_every": 5}, 11),  # found at the checkpoint's own step
+        (MiningBySteps, {"checkpoint_every": 3, "accumulate": 4}, 8),
+    ],
+)
+def test_what_was_mined_is_mined_again_with_the_weights_of_then(
+    kind: type[Mining], given: dict[str, Any], stop_at: int, tmp_path: Path
+) -> None:
+    chosen = settings(steps=15, **given)
 
     def run(folder: Path, stop_at: int, resume: bool) -> tuple[Run, Near]:
-        method = made(Mining)
+        method = made(kind)
         method.stop_at = stop_at
         return train(method, table(), chosen, folder=folder, resume=resume), method
 
     whole, method = run(tmp_path / "whole", 0, False)
     with pytest.raises(RuntimeError, match="killed"):
-        run(tmp_path / "cut", 9, False)
+        run(tmp_path / "cut", stop_at, False)
     resumed, again = run(tmp_path / "cut", 0, True)
     assert resumed.losses == whole.losses
     assert equal(weights(method), weights(again))
+    assert again.calls == method.calls[-len(again.calls) :]
+
+
+def test_mining_by_steps_is_called_where_it_is_said_and_never_while_a_batch_is_prepared() -> None:
+    class Watching(MiningBySteps):
+        def examples(self, table: Table, rows: np.ndarray) -> dict[str, list[Any]]:
+            self.calls.append(tuple(rows))
+            return super().examples(table, rows)
+
+    method = made(Watching)
+    train(method, table(), settings(steps=12))
+    kinds = ["batch" if len(call) == 8 else call[0] for call in method.calls]
+    assert kinds == ["epoch", 0, *["batch"] * 5, 5, "batch", "epoch", *["batch"] * 4, 10, *["batch"] * 2]
+    found = [call for call in method.calls if len(call) == 3]
+    assert {steps for _, steps, _ in found} == {12}
+    assert len({drawn for *_, drawn in found}) == 3
+
+
+def test_a_step_that_the_run_does_not_have_is_refused() -> None:
+    class Late(MiningBySteps):
+        def refreshes(self, steps: int) -> range:
+            return range(0, steps + 1, 5)
+
+    with pytest.raises(ArgumentError, match="names step 10; the run has steps 0 to 9"):
+        train(made(Late), table(), settings(steps=10))
 
 
 def test_a_run_that_had_stopped_early_stays_stopped(tmp_path: Path) -> None:

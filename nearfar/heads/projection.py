@@ -15,22 +15,25 @@ class Projection(nn.Module):
 
     linear:  W x + b                                                    (CLIP without b)
     tanh:    tanh(W x + b)                      Gao et al., SimCSE, EMNLP 2021
+    normed:  LayerNorm(W x + b)                 Xiong et al., ANCE, ICLR 2021
     mlp:     W2 relu(W1 x + b1) + b2            Chen et al., SimCLR, ICML 2020; MoCo v2
     mlp_bn:  the same with batch norm before each relu   SimCLR as released, Barlow Twins
 
     Args:
-        dims: widths, input first. "linear" and "tanh" take two; the others at least three.
+        dims: widths, input first. "linear", "tanh" and "normed" take two; the others at least three.
         kind: see above.
 
     Raises:
         ArgumentError: an unknown kind, or the wrong number of widths for it.
     """
 
-    def __init__(self, *dims: int, kind: Literal["linear", "tanh", "mlp", "mlp_bn"] = "linear") -> None:
+    def __init__(
+        self, *dims: int, kind: Literal["linear", "tanh", "normed", "mlp", "mlp_bn"] = "linear"
+    ) -> None:
         super().__init__()
-        if kind not in ("linear", "tanh", "mlp", "mlp_bn"):
-            raise ArgumentError(f"kind={kind!r} is unknown: choose linear, tanh, mlp or mlp_bn")
-        one_layer = kind in ("linear", "tanh")
+        if kind not in ("linear", "tanh", "normed", "mlp", "mlp_bn"):
+            raise ArgumentError(f"kind={kind!r} is unknown: choose linear, tanh, normed, mlp or mlp_bn")
+        one_layer = kind in ("linear", "tanh", "normed")
         if (len(dims) == 2) != one_layer or len(dims) < 2:
             wanted = "two widths (in, out)" if one_layer else "at least three widths (in, hidden, out)"
             raise ArgumentError(f"Projection of kind {kind!r} takes {wanted}; got {dims}")
@@ -38,6 +41,8 @@ class Projection(nn.Module):
         self.map = mlp(dims, norm="batch" if kind == "mlp_bn" else None)
         if kind == "tanh":
             self.map.append(nn.Tanh())
+        if kind == "normed":
+            self.map.append(nn.LayerNorm(dims[-1]))
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., dims[0]] -> [..., dims[-1]] (2-D only for mlp_bn)."""

@@ -212,14 +212,18 @@ def negatives_of(made: Taught, training: Table, batch_size: int, seed: int) -> d
     }
 
 
-def retrieved(space: Space, training: Table, test: Table) -> dict[str, float]:
-    """How held-out docstrings find their functions among those of both sides."""
+def questions(training: Table, test: Table) -> tuple[list[str], dict[str, list[int]]]:
+    """The functions of both sides, and of each held-out docstring which of them it describes."""
     corpus = list(dict.fromkeys([*test.column("positive"), *training.column("positive")]))
     place = {code: number for number, code in enumerate(corpus)}
     wanted: dict[str, set[int]] = {}
     for text, code in zip(test.column("text"), test.column("positive"), strict=True):
         wanted.setdefault(text, set()).add(place[code])
-    found = retrieval_metrics(
-        space.encode(list(wanted)), space.encode(corpus), [sorted(codes) for codes in wanted.values()]
-    )
+    return corpus, {text: sorted(codes) for text, codes in wanted.items()}
+
+
+def retrieved(space: Space, training: Table, test: Table) -> dict[str, float]:
+    """How held-out docstrings find their functions among those of both sides."""
+    corpus, wanted = questions(training, test)
+    found = retrieval_metrics(space.encode(list(wanted)), space.encode(corpus), list(wanted.values()))
     return {name: found[name] for name in ("mrr@10", "ndcg@10", "recall@10")}

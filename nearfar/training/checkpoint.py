@@ -6,6 +6,7 @@ Randomness needs no place here: every step seeds its generators from the seed an
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +17,13 @@ from torch import Tensor, nn
 from nearfar.errors import ArtefactError
 from nearfar.files import atomic_folder, read_json, write_json
 
-EPOCH_START = "epoch_start.safetensors"
-
 
 def save_checkpoint(
     folder: Path,
     method: nn.Module,
     optimiser: torch.optim.Optimizer,
     progress: dict[str, Any],
-    epoch_start: dict[str, Tensor] | None = None,
+    starts: Mapping[str, dict[str, Tensor]] | None = None,
 ) -> Path:
     """Write `folder/step-N`, whole or not at all, and remove the older ones.
 
@@ -33,13 +32,13 @@ def save_checkpoint(
         method: its state, buffers (queues, teachers) included.
         optimiser: its moments.
         progress: JSON values; `progress["step"]` is the number of steps done.
-        epoch_start: the method's state when the epoch began, where `before_epoch` does something.
+        starts: the method's state when it last looked for something, by the name of the occasion.
     """
     place = folder / f"step-{progress['step']}"
     with atomic_folder(place, replace=True) as temporary:
         save_file(copied(method.state_dict()), temporary / "method.safetensors")
-        if epoch_start is not None:
-            save_file(epoch_start, temporary / EPOCH_START)
+        for occasion, state in (starts or {}).items():
+            save_file(state, temporary / f"{occasion}_start.safetensors")
         tensors, numbers = _flatten(optimiser.state_dict()["state"])
         save_file(tensors, temporary / "optimiser.safetensors")
         write_json(temporary / "progress.json", {**progress, "optimiser": numbers})
@@ -79,9 +78,10 @@ def _checkpoints(folder: Path) -> list[Path]:
     return sorted(folder.glob("step-*"), key=lambda place: int(place.name.removeprefix("step-")))
 
 
-def load_epoch_start(place: Path) -> dict[str, Tensor] | None:
-    """The method's state when the epoch of a checkpoint began, where it was saved."""
-    return load_file(place / EPOCH_START) if (place / EPOCH_START).exists() else None
+def load_start(place: Path, occasion: str) -> dict[str, Tensor] | None:
+    """The method's state when, before a checkpoint, it last looked for something; None if it was not saved."""
+    file = place / f"{occasion}_start.safetensors"
+    return load_file(file) if file.exists() else None
 
 
 def copied(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -16,6 +16,8 @@ from nearfar.method import Batch, Method
 T = TypeVar("T")
 AHEAD = 2
 """Batches prepared before they are asked for."""
+ALL_PROCESSES = 2**32 - 1
+"""Stands for a rank in the seed of what all processes draw alike."""
 
 
 def step_seed(seed: int, step: int, rank: int) -> int:

@@ -22,18 +22,13 @@ from nearfar.errors import ArgumentError
 from nearfar.method import Batch, Method
 from nearfar.progress import progress
 from nearfar.training.alarms import EVERY, GRACE, CollapseAlarm, not_finite, require_finite
-from nearfar.training.checkpoint import (
-    copied,
-    latest_checkpoint,
-    load_checkpoint,
-    load_epoch_start,
-    save_checkpoint,
-)
-from nearfar.training.closed_form import embedding_of, solved
+from nearfar.training.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
+from nearfar.training.closed_form import solved
 from nearfar.training.devices import make_fabric
+from nearfar.training.finding import Finding
 from nearfar.training.gather import average_gradients, gather, gather_plain, process_count, process_rank
 from nearfar.training.gradient_cache import cached_backward
-from nearfar.training.loader import ahead, prepare_batch, step_seed, to_device
+from nearfar.training.loader import ALL_PROCESSES, ahead, prepare_batch, step_seed, to_device
 from nearfar.training.logs import Log
 from nearfar.training.optimiser import make_optimiser, rate_at, set_rate
 from nearfar.training.run import Run
@@ -41,8 +36,6 @@ from nearfar.training.settings import Settings
 from nearfar.training.stages import set_stage
 from nearfar.training.watch import Watch
 
-ALL_PROCESSES = 2**32 - 1
-"""Stands for a rank in the seed of what all processes draw alike."""
 Evaluate = Callable[[], dict[str, float]]
 """Measure the space in training on held-out rows: name -> value."""
 
@@ -122,14 +115,13 @@ class _Trainer:
         self.alarm = CollapseAlarm(settings.on_collapse, round(GRACE * self.steps), geometry)
         self.watch = Watch(settings.watch, watch_better, settings.patience)
         self.run_so_far = Run()
-        self.epoch_start: dict[str, Tensor] | None = None
+        self.finding = Finding(method, table, settings, self.steps)
         self.main = process_rank() == 0
 
     # -- the loop ----------------------------------------------------------------------------------
 
     def run(self, resume: bool) -> Run:
-        per_epoch = batches_per_epoch(len(self.table), self.settings.batch_size)
-        done, begun = self._resume(per_epoch) if resume else (0, -1)
+        done = self._resume() if resume else 0
         settings, run = self.settings, self.run_so_far
         log = Log(self.folder if self.main else None, settings.logs, done)
         started = time.monotonic()
@@ -137,11 +129,8 @@ class _Trainer:
             with progress("training", self.steps if self.main else None) as shown:
                 shown.done = done
                 while done < self.steps and run.stopped is None:
-                    epoch = done * settings.accumulate // per_epoch
-                    until = min(self.steps, math.ceil((epoch + 1) * per_epoch / settings.accumulate))
-                    if epoch > begun:
-                        self._before_epoch(epoch)
-                    for batches in ahead(self._batches, range(done, until)):
+                    self.finding.before(done)
+                    for batches in ahead(self._batches, range(done, self.finding.next_after(done))):
                         set_stage(self.method, self.optimiser, done / self.steps)
                         facts = self._step(batches, done)
                         done += 1
@@ -158,14 +147,6 @@ class _Trainer:
             run.warnings.append(self.alarm.warning)
         run.kept_step = self.watch.restore(self.method)
         return run
-
-    def _before_epoch(self, epoch: int) -> None:
-        if self.settings.checkpoint_every and type(self.method).before_epoch is not Method.before_epoch:
-            # What it finds depends on these weights; a run that is resumed in the epoch finds it again.
-            self.epoch_start = copied(self.method.state_dict())
-        torch.manual_seed(step_seed(self.settings.seed, epoch, ALL_PROCESSES))
-        self.method.before_epoch(self.table, embedding_of(self.method))
-        self.method.train()
 
     def _batches(self, step: int) -> list[tuple[np.ndarray, Batch]]:
         """The batches whose gradients one step adds, prepared; runs in the background."""
@@ -294,14 +275,14 @@ class _Trainer:
                 "settings": self._identity(),
             }
             place = self.folder / "checkpoints"
-            save_checkpoint(place, self.method, self.optimiser, facts, self.epoch_start)
+            save_checkpoint(place, self.method, self.optimiser, facts, self.finding.starts)
         return run.stopped is not None
 
-    def _resume(self, per_epoch: int) -> tuple[int, int]:
-        """Steps done, and the epoch in which the run goes on if it was begun, else the one before."""
+    def _resume(self) -> int:
+        """Take up the newest checkpoint, if there is one; returns the steps done."""
         place = latest_checkpoint(self.folder / "checkpoints") if self.folder else None
         if place is None or self.folder is None:
-            return 0, -1
+            return 0
         facts = load_checkpoint(place, self.method, self.optimiser)
         for name, value in self._identity().items():
             if facts["settings"].get(name) != value:
@@ -312,19 +293,9 @@ class _Trainer:
         self.run_so_far = Run(facts["step"], facts["losses"], facts["seconds"], facts["stopped"])
         self.alarm.looks = facts["looks"]
         self.watch.load(facts["watch"], self.folder)
-        return facts["step"], self._begin_again(place, facts["step"], per_epoch)
-
-    def _begin_again(self, place: Path, done: int, per_epoch: int) -> int:
-        """Let the method find again what it had found before the epoch, with the weights it had then."""
-        epoch, batches = divmod(done * self.settings.accumulate, per_epoch)
-        start = load_epoch_start(place) if batches else None
-        if start is None:
-            return epoch - 1
-        now = copied(self.method.state_dict())
-        self.method.load_state_dict(start)
-        self._before_epoch(epoch)
-        self.method.load_state_dict(now)
-        return epoch
+        self.finding.again(place, facts["step"])
+        step: int = facts["step"]
+        return step
 
     def _identity(self) -> dict[str, Any]:
         """What must be equal for a resumed run to be the same run."""
