@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from nearfar.errors import ArtefactError
+from nearfar.errors import ArgumentError, ArtefactError
 from nearfar.files import atomic_folder, read_json, write_json
 
 EPOCH_START = "epoch_start.safetensors"
@@ -22,7 +22,7 @@ EPOCH_START = "epoch_start.safetensors"
 def save_checkpoint(
     folder: Path,
     method: nn.Module,
-    optimiser: torch.optim.Optimizer,
+    optimiser: torch.optim.Optimizer | None,
     progress: dict[str, Any],
     epoch_start: dict[str, Tensor] | None = None,
 ) -> Path:
@@ -31,7 +31,7 @@ def save_checkpoint(
     Args:
         folder: where checkpoints of this run live.
         method: its state, buffers (queues, teachers) included.
-        optimiser: its moments.
+        optimiser: its moments; None between two tasks, each of which has its own.
         progress: JSON values; `progress["step"]` is the number of steps done.
         epoch_start: the method's state when the epoch began, where `before_epoch` does something.
     """
@@ -40,7 +40,7 @@ def save_checkpoint(
         save_file(copied(method.state_dict()), temporary / "method.safetensors")
         if epoch_start is not None:
             save_file(epoch_start, temporary / EPOCH_START)
-        tensors, numbers = _flatten(optimiser.state_dict()["state"])
+        tensors, numbers = _flatten({} if optimiser is None else optimiser.state_dict()["state"])
         save_file(tensors, temporary / "optimiser.safetensors")
         write_json(temporary / "progress.json", {**progress, "optimiser": numbers})
     for other in _checkpoints(folder):
@@ -55,7 +55,9 @@ def latest_checkpoint(folder: Path) -> Path | None:
     return found[-1] if found else None
 
 
-def load_checkpoint(place: Path, method: nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, Any]:
+def load_checkpoint(
+    place: Path, method: nn.Module, optimiser: torch.optim.Optimizer | None = None
+) -> dict[str, Any]:
     """Set method and optimiser to the checkpoint's state and return its progress.
 
     Raises:
@@ -65,14 +67,29 @@ def load_checkpoint(place: Path, method: nn.Module, optimiser: torch.optim.Optim
     numbers = progress.pop("optimiser")
     try:
         method.load_state_dict(load_file(place / "method.safetensors"))
-        state = optimiser.state_dict()
-        state["state"] = _unflatten(load_file(place / "optimiser.safetensors"), numbers)
-        optimiser.load_state_dict(state)
+        if optimiser is not None:
+            state = optimiser.state_dict()
+            state["state"] = _unflatten(load_file(place / "optimiser.safetensors"), numbers)
+            optimiser.load_state_dict(state)
     except (RuntimeError, ValueError, KeyError) as different:
         raise ArtefactError(
             f"{place} does not fit this run (other method, encoder or settings?): {different}"
         ) from None
     return progress
+
+
+def check_identity(place: Path, recorded: dict[str, Any], wanted: dict[str, Any]) -> None:
+    """Refuse to go on with a checkpoint of another run.
+
+    Raises:
+        ArgumentError: one of the wanted values is not the recorded one.
+    """
+    for name, value in wanted.items():
+        if recorded.get(name) != value:
+            raise ArgumentError(
+                f"{place} was made with {name} {recorded.get(name)!r}, this run has {value!r}: resume "
+                "with the same settings and table, or start anew in another folder"
+            )
 
 
 def _checkpoints(folder: Path) -> list[Path]:

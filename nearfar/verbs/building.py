@@ -109,6 +109,7 @@ def build_method(
     hyperparameters: Mapping[str, Any] | None = None,
     seed: int = 0,
     max_length: int | None = None,
+    seen: Table | None = None,
 ) -> Method:
     """Make a method with its encoders for a table; the same seed gives the same weights.
 
@@ -119,6 +120,7 @@ def build_method(
         hyperparameters: the method's, by name.
         seed: of all weights made from scratch.
         max_length: tokens read of a text; None keeps the encoder's own limit.
+        seen: the rows that encoders made from scratch may look at; None: all of the table.
     """
     cls = method_class(name)
     for role in cls.reads:
@@ -131,7 +133,7 @@ def build_method(
     encoders = {}
     for argument, spec in encoder_specs(encoder, name).items():
         kind, role = _kind_for(argument, cls, table)
-        examples = _examples(table, kind) if spec in (None, "tiny") else []
+        examples = _examples(seen or table, kind) if spec in (None, "tiny") else []
         encoders[argument] = make_encoder(spec, kind, examples, max_length=max_length, seed=seed)
         if hint := _mismatch(cls, argument, encoders[argument]):
             raise ArgumentError(f"{name} needs {hint} for column role {role!r}")
