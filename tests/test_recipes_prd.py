@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +13,7 @@ from torch import Tensor
 
 from nearfar.data.table import Table
 from nearfar.encoders.image import ConvNet
-from nearfar.recipes.prd import ARMS, FineTune, LwF, figures, tasks_by_class
+from nearfar.recipes.prd import AFTER, ARMS, FineTune, LwF, figures, picture, tasks_by_class
 
 NAMES = [f"class {letter}" for letter in "abcdefghij"]
 
@@ -87,3 +90,10 @@ def test_figures_tell_known_tasks_from_all_classes() -> None:
     right = next(row for row, name in enumerate(said) if name == NAMES[int(labels[row])])
     made.prototypes.weight.data[3] = z[right]
     assert figures(made, first)["class-IL"] < apart["task-IL"] == figures(made, first)["task-IL"]
+
+
+def test_the_picture_has_a_curve_for_every_arm(tmp_path: Path) -> None:
+    found = {f"first task after {after}": [0.9, 0.8 - after / 100, 0.7] for after in AFTER}
+    picture({"seeds": dict.fromkeys(ARMS, found)}, tmp_path / "prd.svg")
+    drawn = set(re.findall(r"<!-- (.*?) -->", (tmp_path / "prd.svg").read_text(encoding="utf-8")))
+    assert {*ARMS, "accuracy on the first task"} <= drawn
