@@ -160,6 +160,22 @@ class Method(nn.Module, ABC):
         """
         return np.arange(rows) if self.whole_table else epoch_order(rows, seed, epoch)
 
+    def before_task(self, number: int, tasks: Sequence[str], table: Table) -> None:
+        """Called before each task where tasks are learned one after the other: keep a teacher, add prototypes.
+
+        A method that overrides it is trained by `training.continual` and reads a role `task`. What it makes must
+        be part of its state: a resumed run loads what was kept after the task before, and calls it once.
+
+        Args:
+            number: of the task, from 0.
+            tasks: the names of all, in order.
+            table: the rows of this one; those of earlier ones are never read again.
+        """
+
+    def task_length(self, number: int) -> float:
+        """How many times as long as the settings say a task is trained."""
+        return 1.0
+
     def solve(self, table: Table, embed: Embed) -> None:
         """Fit in closed form instead of by gradient. A method that overrides it has no loss and no steps."""
         raise NotImplementedError(f"{type(self).__name__} learns by gradient")

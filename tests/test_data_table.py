@@ -57,6 +57,18 @@ def test_names_in_common_use(columns: tuple[str, ...], expected: dict[str, str])
     assert set(table.notes) == guessed
 
 
+def test_a_task_is_read_from_a_column_of_its_name_alone() -> None:
+    """A column `split`, or any other of the right kind, would make tasks that nobody meant."""
+    columns = {"text": ["a b", "c d"], "split": ["train", "test"]}
+    reads = {"text": Text, "task": Label | Number}
+    with pytest.raises(
+        TableError, match=r"no column 'task' \(label or number\).*unless it is named.*--column task="
+    ):
+        read_table(columns, reads=reads)
+    assert read_table(columns, reads=reads, columns={"task": "split"}).kinds["task"] is Label
+    assert "task" in read_table({"text": ["a b", "c d"], "Task": [1.5, 2.5]}, reads=reads).kinds
+
+
 def test_optional_roles_are_never_guessed_by_kind() -> None:
     table = read_table({"text": sentences(4), "remark": sentences(4, "x")}, PAIRS)
     assert table.role_columns == {"text": "text"}

@@ -26,6 +26,7 @@ from nearfar.method import Batch, Method
 from nearfar.methods import _read, catalogue, entry, method_class
 from nearfar.space import Space
 from nearfar.training.closed_form import embedding_of
+from nearfar.training.continual import learns_by_task
 from nearfar.training.gradient_cache import cached_backward, slice_batch
 from nearfar.training.settings import Settings
 from nearfar.training.trainer import train
@@ -111,6 +112,10 @@ def make(name: str, kinds: Mapping[str, type[Kind]], chosen: Mapping[str, Any]) 
         hyperparameters={**small, **chosen},
         max_length=16,
     )
+    if learns_by_task(type(method)):
+        method.before_task(
+            0, ["all"], table
+        )  # as the loop of tasks does; rows are then learned as for any other
     return method.train(), table
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from nearfar.errors import ArgumentError
 from nearfar.measures.intervals import Interval
-from nearfar.report.pictures import comparison_picture, curve_picture
+from nearfar.report.pictures import NAMED_TASKS, comparison_picture, curve_picture, forgetting_picture
 
 VALUES = {"before": [0.61, 0.62, 0.60], "simcse": [0.70, 0.71, 0.72], "dclr": [0.72, 0.73, 0.71]}
 CURVES = {"a <b>": [Interval(1, 0.9, 1.1), Interval(0.5, float("nan"), float("nan"))]}
@@ -36,6 +36,23 @@ def test_curves_are_drawn(tmp_path):
     curve_picture([0, 10], CURVES, tmp_path / "c.png", x_title="step", y_title="loss")
     with Image.open(tmp_path / "c.png") as picture:
         assert len(picture.convert("RGB").getcolors(1 << 20)) > 10
+
+
+def test_what_became_of_each_task_is_a_line_from_when_it_was_learned(tmp_path):
+    names, rows = (
+        ["cats", "$dogs$ and $"],
+        {"knn_accuracy": [[0.9], [0.5, 0.8]], "recall@1": [[0.1], [0.1, 0.2]]},
+    )
+    forgetting_picture(names, rows, tmp_path / "f.svg")
+    drawn = set(re.findall(r"<!-- (.*?) -->", (tmp_path / "f.svg").read_text()))
+    assert {"cats", "$dogs$ and $", "mean", "knn accuracy", "recall@1", "tasks learned", "1", "2"} <= drawn
+    many = [f"task {i}" for i in range(NAMED_TASKS + 1)]
+    forgetting_picture(many, {"sts": [[0.5] * (i + 1) for i in range(len(many))]}, tmp_path / "m.svg")
+    drawn = set(re.findall(r"<!-- (.*?) -->", (tmp_path / "m.svg").read_text()))
+    assert "mean" in drawn
+    assert not drawn & set(many)
+    with pytest.raises(ArgumentError, match="one value after the first of 2 tasks"):
+        forgetting_picture(names, {"sts": [[0.5]]}, tmp_path / "f.svg")
 
 
 def test_pyplot_and_its_global_state_stay_out_of_it(tmp_path):

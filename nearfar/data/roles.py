@@ -45,6 +45,9 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "split": ("partition",),
 }
 
+BY_NAME_ALONE = frozenset({"task"})
+"""Roles that no column gets because it is the only one of its kind: nothing in its cells tells."""
+
 GRADED = frozenset({"sentence2", "hypothesis"})
 """Columns whose nearness to the text another column (a score, a class) states: not all are positives."""
 
@@ -207,7 +210,7 @@ def _fits(growing: _Assignment, column: str, kinds: tuple[type[Kind], ...]) -> b
 
 def _by_kind(growing: _Assignment, role: str, kinds: tuple[type[Kind], ...]) -> None:
     """Take the only column of the right kind that is left."""
-    candidates = growing.free(of=kinds)
+    candidates = [] if role in BY_NAME_ALONE else growing.free(of=kinds)
     if not candidates and Text in kinds:
         # A table of short repeated or coded strings: still the only strings there are.
         candidates = [
@@ -219,6 +222,8 @@ def _by_kind(growing: _Assignment, role: str, kinds: tuple[type[Kind], ...]) -> 
     words = " or ".join(kind.name for kind in kinds)
     name = growing.source.name
     why = f"several could be it: {', '.join(candidates)}" if candidates else f"none is {words}"
+    if role in BY_NAME_ALONE:
+        why = "none is taken for it unless it is named"
     raise TableError(
         f"{name} has no column {role!r} ({words}), and {why}. {listing(name, growing.found, role)}"
     )

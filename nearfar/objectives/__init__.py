@@ -7,6 +7,7 @@ from nearfar.objectives.info_nce import info_nce, info_nce_from_scores, nt_xent,
 from nearfar.objectives.margins import pair_margin, triplet_margin
 from nearfar.objectives.negatives import number_of_negatives
 from nearfar.objectives.pairing import Pairing
+from nearfar.objectives.relations import relation_distillation
 from nearfar.objectives.set_repulsion import set_repulsion
 from nearfar.objectives.temperature import Temperature
 from nearfar.objectives.tile import Block, Tile
@@ -25,6 +26,7 @@ __all__ = [
     "nt_xent",
     "number_of_negatives",
     "pair_margin",
+    "relation_distillation",
     "set_repulsion",
     "sup_con",
     "triplet_margin",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nearfar.methods import catalogue
@@ -16,6 +16,8 @@ _COMPARED = {
     "lorentz": "hyperbolic distance: they are the space components of points on the hyperboloid of curvature -1",
 }
 """What a geometry of a space means for those who use its vectors."""
+FORGETTING = "forgetting.svg"
+"""Beside the card: what became of each task, where tasks were learned one after the other."""
 
 
 def model_card(card: Mapping[str, Any], geometry: str) -> str:
@@ -48,6 +50,10 @@ def model_card(card: Mapping[str, Any], geometry: str) -> str:
             f"| {name} | {_figure(m['before'])} | {_figure(m['after'])} | {m['better'].replace('_', ' ')} |"
             for name, m in card["measures"].items()
         ]
+    for name, rows in card.get("tasks", {}).get("figures", {}).items():
+        lines += _tasks(name, card["tasks"]["tasks"], rows)
+    if card.get("tasks", {}).get("figures"):
+        lines += ["", f"![What became of each task]({FORGETTING})"]
     if card["notes"]:
         lines += ["", "## Notes", "", *(f"- {note}" for note in card["notes"])]
     lines += ["", "## Use", "", "```python", "import nearfar", "", 'space = nearfar.Space.load("FOLDER")']
@@ -60,6 +66,16 @@ def model_card(card: Mapping[str, Any], geometry: str) -> str:
 
 def _steps(steps: int) -> str:
     return f"{steps:,} steps" if steps else "fitted in closed form"
+
+
+def _tasks(figure: str, tasks: Sequence[str], rows: Sequence[Sequence[float]]) -> list[str]:
+    """One figure of every task after each task, as a table."""
+    names = [task.replace("|", "\\|") for task in tasks]
+    lines = ["", f"| {figure} after | {' | '.join(names)} |", f"|---|{'---|' * len(names)}"]
+    for name, row in zip(names, rows, strict=True):
+        cells = [*map(_figure, row), *[""] * (len(names) - len(row))]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return lines
 
 
 def _columns(columns: Mapping[str, str]) -> str:

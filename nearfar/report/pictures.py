@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 _TEXT, _SOFT, _LINE = "#1b1f24", "#5b6470", "#dfe3e8"
 _FORMATS = (".png", ".svg")
+NAMED_TASKS = 14
+"""Lines beyond this many are drawn without names; their legend would be higher than the picture."""
 
 
 def comparison_picture(
@@ -104,6 +106,49 @@ def curve_picture(
         axes.legend(frameon=False)
     _plain(axes, "y")
     _write(figure, path)
+
+
+def forgetting_picture(
+    tasks: Sequence[str], figures: Mapping[str, Sequence[Sequence[float]]], path: Path | str
+) -> None:
+    """What became of each task: one panel a figure, one line a task from when it was learned, and their mean.
+
+    Args:
+        tasks: names, in the order of learning.
+        figures: name -> after each task, the figure of every task so far.
+        path: PNG or SVG file, by its suffix.
+
+    Raises:
+        ArgumentError: a figure is not told after each task, or the suffix is neither.
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    after = np.arange(1, len(tasks) + 1)
+    picture = _figure(1.2 + 3.4 * len(figures), 3.8)
+    panels = picture.subplots(1, len(figures), sharey=True, squeeze=False)[0]
+    for axes, (name, rows) in zip(panels, figures.items(), strict=True):
+        if [len(row) for row in rows] != after.tolist():
+            raise ArgumentError(
+                f"{name} must have one value after the first of {len(tasks)} tasks, two after ..."
+            )
+        for number, task in enumerate(tasks):
+            line = [row[number] for row in rows[number:]]
+            colour = SERIES[number % len(SERIES)]
+            name_of = task.replace("$", r"\$")  # two of them would be read as a formula
+            axes.plot(
+                after[number:], line, color=colour, linewidth=1.5, marker="o", markersize=4, label=name_of
+            )
+        axes.plot(after, [np.mean(row) for row in rows], color=_TEXT, linewidth=2.5, label="mean")
+        axes.set_title(name.replace("_", " "), loc="left", fontsize=10, color=_TEXT)
+        axes.set_xlabel("tasks learned", color=_SOFT)
+        _plain(axes, "y")
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+    handles, labels = panels[-1].get_legend_handles_labels()
+    kept = slice(None) if len(tasks) <= NAMED_TASKS else slice(-1, None)
+    panels[-1].legend(
+        handles[kept], labels[kept], frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5)
+    )
+    _write(picture, path)
 
 
 def _figure(width: float, height: float) -> Figure:

@@ -14,14 +14,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from nearfar.errors import ArtefactError
+from nearfar.errors import ArgumentError, ArtefactError
 from nearfar.files import atomic_folder, read_json, write_json
 
 
 def save_checkpoint(
     folder: Path,
     method: nn.Module,
-    optimiser: torch.optim.Optimizer,
+    optimiser: torch.optim.Optimizer | None,
     progress: dict[str, Any],
     starts: Mapping[str, dict[str, Tensor]] | None = None,
 ) -> Path:
@@ -30,7 +30,7 @@ def save_checkpoint(
     Args:
         folder: where checkpoints of this run live.
         method: its state, buffers (queues, teachers) included.
-        optimiser: its moments.
+        optimiser: its moments; None between two tasks, each of which has its own.
         progress: JSON values; `progress["step"]` is the number of steps done.
         starts: the method's state when it last looked for something, by the name of the occasion.
     """
@@ -39,7 +39,7 @@ def save_checkpoint(
         save_file(copied(method.state_dict()), temporary / "method.safetensors")
         for occasion, state in (starts or {}).items():
             save_file(state, temporary / f"{occasion}_start.safetensors")
-        tensors, numbers = _flatten(optimiser.state_dict()["state"])
+        tensors, numbers = _flatten({} if optimiser is None else optimiser.state_dict()["state"])
         save_file(tensors, temporary / "optimiser.safetensors")
         write_json(temporary / "progress.json", {**progress, "optimiser": numbers})
     for other in _checkpoints(folder):
@@ -54,7 +54,9 @@ def latest_checkpoint(folder: Path) -> Path | None:
     return found[-1] if found else None
 
 
-def load_checkpoint(place: Path, method: nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, Any]:
+def load_checkpoint(
+    place: Path, method: nn.Module, optimiser: torch.optim.Optimizer | None = None
+) -> dict[str, Any]:
     """Set method and optimiser to the checkpoint's state and return its progress.
 
     Raises:
@@ -64,14 +66,29 @@ def load_checkpoint(place: Path, method: nn.Module, optimiser: torch.optim.Optim
     numbers = progress.pop("optimiser")
     try:
         method.load_state_dict(load_file(place / "method.safetensors"))
-        state = optimiser.state_dict()
-        state["state"] = _unflatten(load_file(place / "optimiser.safetensors"), numbers)
-        optimiser.load_state_dict(state)
+        if optimiser is not None:
+            state = optimiser.state_dict()
+            state["state"] = _unflatten(load_file(place / "optimiser.safetensors"), numbers)
+            optimiser.load_state_dict(state)
     except (RuntimeError, ValueError, KeyError) as different:
         raise ArtefactError(
             f"{place} does not fit this run (other method, encoder or settings?): {different}"
         ) from None
     return progress
+
+
+def check_identity(place: Path, recorded: dict[str, Any], wanted: dict[str, Any]) -> None:
+    """Refuse to go on with a checkpoint of another run.
+
+    Raises:
+        ArgumentError: one of the wanted values is not the recorded one.
+    """
+    for name, value in wanted.items():
+        if recorded.get(name) != value:
+            raise ArgumentError(
+                f"{place} was made with {name} {recorded.get(name)!r}, this run has {value!r}: resume "
+                "with the same settings and table, or start anew in another folder"
+            )
 
 
 def _checkpoints(folder: Path) -> list[Path]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from nearfar.errors import ArgumentError
 
@@ -75,6 +75,10 @@ class Settings:
             )
         if self.patience and not self.watch:
             raise ArgumentError("patience needs watch: the measure that must improve")
+
+    def identity(self) -> dict[str, Any]:
+        """Those settings that must be equal for a resumed run to be the same run."""
+        return {name: value for name, value in vars(self).items() if name not in ("checkpoint_every", "logs")}
 
     def total_steps(self, rows: int) -> int:
         """Optimiser steps for a table of `rows` rows."""

@@ -13,6 +13,11 @@ from nearfar.errors import check_between
 M = TypeVar("M", bound=nn.Module)
 
 
+def snapshot(module: M) -> M:
+    """A copy of a network as it is now, which never learns; it follows the mode (train or eval) of its owner."""
+    return copy.deepcopy(module).requires_grad_(False)
+
+
 class EMATeacher(nn.Module):
     """A copy whose weights follow the student's slowly.
 
@@ -32,7 +37,7 @@ class EMATeacher(nn.Module):
     def __init__(self, student: nn.Module, decay: float) -> None:
         super().__init__()
         check_between(0, 1, decay=decay)
-        self.model = copy.deepcopy(student).requires_grad_(False)
+        self.model = snapshot(student)
         self.decay = decay
 
     @torch.no_grad()

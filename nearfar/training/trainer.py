@@ -22,7 +22,7 @@ from nearfar.errors import ArgumentError
 from nearfar.method import Batch, Method
 from nearfar.progress import progress
 from nearfar.training.alarms import EVERY, GRACE, CollapseAlarm, not_finite, require_finite
-from nearfar.training.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
+from nearfar.training.checkpoint import check_identity, latest_checkpoint, load_checkpoint, save_checkpoint
 from nearfar.training.closed_form import solved
 from nearfar.training.devices import make_fabric
 from nearfar.training.finding import Finding
@@ -284,12 +284,7 @@ class _Trainer:
         if place is None or self.folder is None:
             return 0
         facts = load_checkpoint(place, self.method, self.optimiser)
-        for name, value in self._identity().items():
-            if facts["settings"].get(name) != value:
-                raise ArgumentError(
-                    f"{place} was made with {name} {facts['settings'].get(name)!r}, this run has {value!r}: resume "
-                    "with the same settings and table, or start anew in another folder"
-                )
+        check_identity(place, facts["settings"], self._identity())
         self.run_so_far = Run(facts["step"], facts["losses"], facts["seconds"], facts["stopped"])
         self.alarm.looks = facts["looks"]
         self.watch.load(facts["watch"], self.folder)
@@ -299,9 +294,7 @@ class _Trainer:
 
     def _identity(self) -> dict[str, Any]:
         """What must be equal for a resumed run to be the same run."""
-        changing = {"checkpoint_every", "logs"}
-        kept = {name: value for name, value in vars(self.settings).items() if name not in changing}
-        return {**kept, "table": self.table.fingerprint, "processes": process_count()}
+        return {**self.settings.identity(), "table": self.table.fingerprint, "processes": process_count()}
 
 
 def _note(facts: dict[str, Any], done: int, started: float, settings: Settings) -> str:

@@ -138,6 +138,7 @@ def build_method(
     hyperparameters: Mapping[str, Any] | None = None,
     seed: int = 0,
     max_length: int | None = None,
+    seen: Table | None = None,
 ) -> Method:
     """Make a method with its encoders for a table; the same seed gives the same weights.
 
@@ -148,6 +149,7 @@ def build_method(
         hyperparameters: the method's, by name.
         seed: of all weights made from scratch.
         max_length: tokens read of a text; None keeps the encoder's own limit.
+        seen: the rows that encoders made from scratch may look at; None: all of the table.
     """
     cls = method_class(name)
     for role in cls.reads:
@@ -165,7 +167,9 @@ def build_method(
         examples: list[Any] = []
         if spec in (None, "tiny"):
             # Columns of numbers with an encoder each may differ in width.
-            examples = _examples(table, kind, [role] if several and kind is Vector else list(table.kinds))
+            examples = _examples(
+                seen or table, kind, [role] if several and kind is Vector else list(table.kinds)
+            )
         made = _of_its_own(cls, argument, examples, seed)
         made = made or make_encoder(spec, kind, examples, max_length=max_length, seed=seed)
         if hint := _mismatch(cls, argument, made):

@@ -7,13 +7,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from nearfar.data.splits import holdout
 from nearfar.data.table import OnBadRow, Table, read_table
 from nearfar.errors import ArgumentError, ArtefactError
 from nearfar.files import read_json
 from nearfar.measures.embeddings import primary_measure
-from nearfar.report.model_card import model_card
+from nearfar.methods import method_class
+from nearfar.report.model_card import FORGETTING, model_card
 from nearfar.space import Space
+from nearfar.training.continual import learns_by_task, task_rows
 from nearfar.training.gather import process_rank
 from nearfar.verbs.building import reads_of, require_columns
 from nearfar.verbs.fitting import Fitting, fit_rows
@@ -77,8 +81,13 @@ def fit(
     if not isinstance(table, Table):
         table = read_table(str(table), reads=reads_of(method), columns=columns, on_bad_row=on_bad_row)
     require_columns(method, table)
+    by_task = learns_by_task(method_class(method))
     if isinstance(measure_on, (str, Path)):
-        measure_on = read_table(str(measure_on), on_bad_row=on_bad_row)
+        # Tasks are told by a column of no standard role: it is looked for as in the table itself.
+        reads, named = (reads_of(method), columns) if by_task else (None, None)
+        measure_on = read_table(str(measure_on), reads=reads, columns=named, on_bad_row=on_bad_row)
+    if by_task:
+        table = table.select(np.concatenate(list(task_rows(table).values())))
     training, held_out = _parts(table, holdout_share, int(settings.get("seed", 0)), measure_on)
     fitting = fit_rows(
         method,
@@ -161,6 +170,7 @@ def card_of(
             "measured_rows": 0 if held_out is None else len(held_out),
             "measured_fingerprint": None if held_out is None else held_out.fingerprint,
         },
+        **({"tasks": fitting.tasks} if fitting.tasks else {}),
         "measures": measures,
         "primary_measure": primary_measure(fitting.after) if fitting.after else None,
         "steps": run.steps,
@@ -176,6 +186,10 @@ def _finish(space: Space, folder: Path) -> None:
     """Write the space into the run's folder; `space.json` comes last and says that all is there."""
     for name in space.modalities:
         shutil.rmtree(folder / name, ignore_errors=True)
+    if space.card.get("tasks", {}).get("figures"):
+        from nearfar.report.pictures import forgetting_picture
+
+        forgetting_picture(space.card["tasks"]["tasks"], space.card["tasks"]["figures"], folder / FORGETTING)
     (folder / "README.md").write_text(model_card(space.card, space.geometry), encoding="utf-8")
     space.write(folder)
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)

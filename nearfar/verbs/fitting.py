@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ from nearfar.errors import ArgumentError, TableError
 from nearfar.files import write_json
 from nearfar.measures.embeddings import Measurement, measure_embeddings
 from nearfar.method import Method
+from nearfar.methods import method_class
 from nearfar.space import Space
+from nearfar.training.continual import learns_by_task, require_tasks, tasks_of
 from nearfar.training.devices import make_fabric
 from nearfar.training.gather import process_rank
 from nearfar.training.run import Run
@@ -22,6 +25,7 @@ from nearfar.training.settings import Settings
 from nearfar.training.trainer import train
 from nearfar.verbs.building import build_method, encoder_specs, hyperparameters_of
 from nearfar.verbs.measure import Embedded, encoded
+from nearfar.verbs.tasks import HeldOut, told_of, train_by_task
 
 PRETRAINED_RATE = 5e-5
 SCRATCH_RATE = 1e-3
@@ -40,6 +44,7 @@ class Fitting:
         after: the same after it.
         embedded: the held-out rows as they were embedded before and after, for pictures.
         run: the curve and how it ended.
+        tasks: what became of each task, where they were learned one after the other.
         notes: what users should know, in sentences.
     """
 
@@ -50,6 +55,7 @@ class Fitting:
     embedded: tuple[Embedded, Embedded] | None
     run: Run
     notes: list[str]
+    tasks: dict[str, Any] | None = None
 
 
 def fit_rows(
@@ -71,8 +77,15 @@ def fit_rows(
     """Train a method on `training` and measure it on `held_out` before and after; see `fit` for the rest."""
     checked = hyperparameters_of(method, hyperparameters or {})
     seed = int(settings.get("seed", 0))
+    tasks = tasks_of(training) if learns_by_task(method_class(method)) else []
     made = build_method(
-        method, training, encoder=encoder, hyperparameters=checked, seed=seed, max_length=max_length
+        method,
+        training,
+        encoder=encoder,
+        hyperparameters=checked,
+        seed=seed,
+        max_length=max_length,
+        seen=tasks[0].table if tasks else None,
     )
     if steps is None and epochs is None:
         epochs = WHOLE_TABLE_EPOCHS if made.whole_table else 1.0
@@ -97,6 +110,8 @@ def fit_rows(
             f"{held_out.name}: one row to measure on is not enough, two are needed: hold out a larger share of the "
             "rows with --holdout-share, or none with 0"
         )
+    kept_apart = HeldOut(tasks, held_out) if tasks and held_out is not None else None
+    require_tasks(made, tasks, settled.batch_size)
     if folder is not None and process_rank() == 0:
         if overwrite:  # not before all has been checked: a mistyped option costs no finished space
             shutil.rmtree(folder)
@@ -104,22 +119,23 @@ def fit_rows(
     before, embedded_before = _measured(made.space(), held_out)
     for reader in made.encoders():
         reader.reset_counts()
-    run = train(
-        made,
-        training,
-        settled,
-        folder=folder,
-        evaluate=None
-        if held_out is None
-        else lambda: {n: m.value for n, m in _measured(made.space(), held_out)[0].items()},
-        watch_better=_watch_better(settled.watch, before),
-        resume=resume,
-        fabric=fabric,
-    )
-    notes = [*_notes(training, held_out, settled, made, run), *made.notes(), *run.warnings]
+
+    def values(rows: Table) -> dict[str, float]:
+        return {name: m.value for name, m in _measured(made.space(), rows)[0].items()}
+
+    how: dict[str, Any] = {"folder": folder, "resume": resume, "fabric": fabric}
+    how["watch_better"] = _watch_better(settled.watch, before)
+    if tasks:
+        run, history = train_by_task(made, tasks, settled, kept_apart, values, **how)
+        told, over_tasks = told_of(history, 0 if held_out is None else len(held_out))
+    else:
+        evaluate = None if held_out is None else partial(values, held_out)
+        run, told, over_tasks = train(made, training, settled, evaluate=evaluate, **how), None, {}
+    parts = [len(task.table) for task in tasks] or [len(training)]
+    notes = [*_notes(parts, held_out, settled, made, run), *made.notes(), *run.warnings]
     after, embedded_after = _measured(made.space(), held_out)
     embedded = (embedded_before, embedded_after) if embedded_before and embedded_after else None
-    return Fitting(made, command, before, after, embedded, run, notes)
+    return Fitting(made, command, before, {**after, **over_tasks}, embedded, run, notes, told)
 
 
 def _watch_better(watch: str | None, before: Mapping[str, Measurement]) -> str:
@@ -148,9 +164,12 @@ def _rate(method: Method) -> float:
 
 
 def _notes(
-    training: Table, held_out: Table | None, settings: Settings, method: Method, run: Run
+    parts: Sequence[int], held_out: Table | None, settings: Settings, method: Method, run: Run
 ) -> list[str]:
-    notes = [f"{'trained' if run.steps else 'fitted in closed form'} on {len(training):,} rows"]
+    """What users should know; `parts` holds the rows of each task, of all together where there are none."""
+    notes = [f"{'trained' if run.steps else 'fitted in closed form'} on {sum(parts):,} rows"]
+    if len(parts) > 1:
+        notes[0] += f" in {len(parts)} tasks one after the other, each without the rows of those before"
     if held_out is not None:
         notes.append(f"measured on {len(held_out):,} rows that training did not see")
     if settings.accumulate > 1:
@@ -158,7 +177,7 @@ def _notes(
             f"accumulation adds the gradients of {settings.accumulate} batches of {settings.batch_size}; each example "
             f"still meets only the others of its own batch. For more negatives use --batch-size with --cache-chunk"
         )
-    lost = len(training) % settings.batch_size
+    lost = sum(rows % settings.batch_size for rows in parts)
     if run.steps and lost and settings.epochs is not None:
         notes.append(
             f"{lost} rows are left over by batches of {settings.batch_size}: other ones in every epoch"
