@@ -75,7 +75,7 @@ class ConvNet(PictureEncoder):
     32x32 pictures end on a 4x4 grid, and so do 8x8 ones.
 
     Args:
-        size: pictures are resized to size x size.
+        size: pictures are resized to size x size, or to (height, width) where they are lines of writing.
         width: channels of the first block; the features are width * 2^(blocks - 1) wide.
         blocks: number of blocks.
         norm: "group" has no statistics over the batch, so nothing leaks between its rows (which a
@@ -83,30 +83,32 @@ class ConvNet(PictureEncoder):
         mean, std: of each channel over the training pictures, for pixels in [0, 1].
 
     Raises:
-        ArgumentError: a size below 4, a width that 4 does not divide, or another wrong argument.
+        ArgumentError: a side below 4, a width that 4 does not divide, or another wrong argument.
     """
 
     def __init__(
         self,
-        size: int = 32,
+        size: int | Sequence[int] = 32,
         width: int = 32,
         blocks: int = 4,
         norm: Literal["group", "batch"] = "group",
         mean: Sequence[float] = (0.5, 0.5, 0.5),
         std: Sequence[float] = (0.25, 0.25, 0.25),
     ) -> None:
-        if size < SMALLEST_GRID or width < 4 or width % 4 or blocks < 1:
+        height, across = (size, size) if isinstance(size, int) else size
+        grid = min(height, across)
+        if grid < SMALLEST_GRID or width < 4 or width % 4 or blocks < 1:
             raise ArgumentError(
                 f"ConvNet(size={size}, width={width}, blocks={blocks}): size must be at least "
                 f"{SMALLEST_GRID}, width a multiple of 4, blocks at least 1"
             )
         if norm not in ("group", "batch"):
             raise ArgumentError(f"norm={norm!r} is unknown: choose group or batch")
-        super().__init__(PictureSize(size, size), mean, std)
+        super().__init__(PictureSize(height, across), mean, std)
         self._settings: dict[str, Any] = {"size": size, "width": width, "blocks": blocks, "norm": norm}
         self._settings |= {"mean": list(mean), "std": list(std)}
         layers: list[nn.Module] = []
-        channels, grid = 3, size
+        channels = 3
         for block in range(blocks):
             stride = 2 if block and grid >= 2 * SMALLEST_GRID else 1
             out = width * 2**block
