@@ -23,7 +23,7 @@ from nearfar.encoders.text import TransformerText
 from nearfar.errors import ArgumentError
 from nearfar.methods.multimodal.clip import CLIP
 from nearfar.methods.retrieval.clippings import CLIPPINGS
-from nearfar.search.records import encode_records, encode_table
+from nearfar.search.records import encode_table
 from nearfar.space import Space
 from nearfar.training.settings import Settings
 from nearfar.training.trainer import train
@@ -306,7 +306,9 @@ def test_values_out_of_range_are_refused(name: str, value: Any, message: str) ->
 
 
 def test_a_batch_that_cuts_groups_is_refused_with_one_that_does_not() -> None:
-    with pytest.raises(ArgumentError, match=r"multiple of the 9 rows of a group.*got 16: pass --batch-size 9"):
+    with pytest.raises(
+        ArgumentError, match=r"multiple of the 9 rows of a group.*got 16: pass --batch-size 9"
+    ):
         train(made(), table(LABELS), Settings(steps=1, batch_size=16))
     method = made()
     method.before_epoch(table(LABELS), on_a_circle)

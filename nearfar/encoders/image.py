@@ -81,6 +81,8 @@ class ConvNet(PictureEncoder):
         norm: "group" has no statistics over the batch, so nothing leaks between its rows (which a
             momentum teacher could exploit: He et al., MoCo, CVPR 2020, section 3.3); "batch" has.
         mean, std: of each channel over the training pictures, for pixels in [0, 1].
+        pooling: "mean" over the grid, or "places": all cells beside each other, where what stands where matters
+            (lines of writing); the features are then as many times wider.
 
     Raises:
         ArgumentError: a side below 4, a width that 4 does not divide, or another wrong argument.
@@ -94,6 +96,7 @@ class ConvNet(PictureEncoder):
         norm: Literal["group", "batch"] = "group",
         mean: Sequence[float] = (0.5, 0.5, 0.5),
         std: Sequence[float] = (0.25, 0.25, 0.25),
+        pooling: Literal["mean", "places"] = "mean",
     ) -> None:
         height, across = (size, size) if isinstance(size, int) else size
         grid = min(height, across)
@@ -104,9 +107,13 @@ class ConvNet(PictureEncoder):
             )
         if norm not in ("group", "batch"):
             raise ArgumentError(f"norm={norm!r} is unknown: choose group or batch")
+        if pooling not in ("mean", "places"):
+            raise ArgumentError(f"pooling={pooling!r} is unknown: choose mean or places")
         super().__init__(PictureSize(height, across), mean, std)
         self._settings: dict[str, Any] = {"size": size, "width": width, "blocks": blocks, "norm": norm}
         self._settings |= {"mean": list(mean), "std": list(std)}
+        if pooling != "mean":  # not named otherwise: older spaces keep their fingerprints
+            self._settings["pooling"] = pooling
         layers: list[nn.Module] = []
         channels = 3
         for block in range(blocks):
@@ -118,7 +125,9 @@ class ConvNet(PictureEncoder):
                 nn.ReLU(),
             ]
             channels, grid = out, -(-grid // stride)
-        self.network, self.dim = nn.Sequential(*layers), channels
+            height, across = -(-height // stride), -(-across // stride)
+        self.network, self.pooling = nn.Sequential(*layers), pooling
+        self.dim = channels * (height * across if pooling == "places" else 1)
 
     @classmethod
     def fitted(cls, examples: Sequence[Any], width: int = 32) -> Self:
@@ -136,8 +145,11 @@ class ConvNet(PictureEncoder):
         return cls(size, width, mean=mean.tolist(), std=std.clamp(min=1e-3).tolist())
 
     def forward(self, inputs: dict[str, Tensor]) -> Features:
-        """Encode "pixels", [B, 3, size, size] in [0, 1]; tokens are grid cells, row by row."""
-        return grid_features(self.network(self.standardised(inputs)))
+        """Encode "pixels", [B, 3, height, width] in [0, 1]; tokens are grid cells, row by row."""
+        features = grid_features(self.network(self.standardised(inputs)))
+        if self.pooling == "places":
+            features.pooled = features.tokens.flatten(1)
+        return features
 
     def settings(self) -> dict[str, Any]:
         """The arguments it was made with."""

@@ -17,8 +17,8 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
-from nearfar.data.kinds import Label, Text
 from nearfar.data.kinds import Image as ImageKind
+from nearfar.data.kinds import Label, Text
 from nearfar.data.source import cache_folder
 from nearfar.data.table import Table
 from nearfar.errors import MissingExtra
@@ -60,7 +60,8 @@ class Scan:
     skew: float
 
 
-NOISY, CLEAN = Scan(16, 20.0, 0.8, 1.0), Scan(32, 5.0, 0.3, 0.5)
+NOISY, CLEAN = Scan(14, 22.0, 0.8, 1.0), Scan(32, 5.0, 0.3, 0.5)
+"""The first was chosen on 160 names that are not drawn here: Levenshtein links 59% of them (the paper: 63%)."""
 
 
 def drawn_names(data: DataFolder, scan: Scan) -> Table:

@@ -19,9 +19,7 @@ FUSION = "fusion"
 """The part of a space that fuses modalities; a space without it weighs them equally."""
 
 
-def encode_records(
-    space: Space, columns: Mapping[str, Sequence[Any]], *, batch_size: int = 64
-) -> np.ndarray:
+def encode_records(space: Space, columns: Mapping[str, Sequence[Any]], *, batch_size: int = 64) -> np.ndarray:
     """Embed records that have a picture and a text (or any modalities of a space), in order.
 
     The unit embeddings of the modalities that a record has are fused by the space's part "fusion", or weigh

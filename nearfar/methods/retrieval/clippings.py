@@ -139,14 +139,10 @@ class CLIPPINGS(Method):
 
     def contrast(self, z: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         if "label" in batch:
-            return {
-                "sup_con": sup_con(self.fusion(z), batch["label"], temperature=self.class_temperature)
-            }
+            return {"sup_con": sup_con(self.fusion(z), batch["label"], temperature=self.class_temperature)}
         pairing = Pairing.diagonal().ignoring(batch["text id"])
         return {
-            "clip": info_nce(
-                z["image"], z["text"], pairing, temperature=self.temperature(), symmetric=True
-            )
+            "clip": info_nce(z["image"], z["text"], pairing, temperature=self.temperature(), symmetric=True)
         }
 
     def space(self) -> Space:
