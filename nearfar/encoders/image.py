@@ -18,6 +18,8 @@ from nearfar.encoders.settings import read_settings, read_weights, write_setting
 from nearfar.errors import ArgumentError
 from nearfar.files import write_json
 
+LINE = 4.0
+"""Pictures that are so many times wider than high are taken for lines of writing."""
 SMALLEST_GRID = 4
 """A block of `ConvNet` halves the grid only while it stays at least this wide."""
 
@@ -110,7 +112,8 @@ class ConvNet(PictureEncoder):
         if pooling not in ("mean", "places"):
             raise ArgumentError(f"pooling={pooling!r} is unknown: choose mean or places")
         super().__init__(PictureSize(height, across), mean, std)
-        self._settings: dict[str, Any] = {"size": size, "width": width, "blocks": blocks, "norm": norm}
+        self._settings: dict[str, Any] = {"size": size if isinstance(size, int) else list(size)}
+        self._settings |= {"width": width, "blocks": blocks, "norm": norm}
         self._settings |= {"mean": list(mean), "std": list(std)}
         if pooling != "mean":  # not named otherwise: older spaces keep their fingerprints
             self._settings["pooling"] = pooling
@@ -133,16 +136,22 @@ class ConvNet(PictureEncoder):
     def fitted(cls, examples: Sequence[Any], width: int = 32) -> Self:
         """A network for pictures like `examples`: their size, at most 32, and their mean and std.
 
+        Lines of writing become 16 x 128, for a small network that keeps the places of letters.
+
         Raises:
             ArgumentError: there are no examples.
         """
         if not examples:
             raise ArgumentError("an image encoder cannot be fitted to no pictures")
-        size = int(np.median([max(picture.size) for picture in examples]))
-        size = min(max(size, SMALLEST_GRID), 32)
-        stacked = torch.stack([pixels(picture, PictureSize(size, size)) for picture in examples])
+        line = float(np.median([picture.width / picture.height for picture in examples])) >= LINE
+        side = int(np.median([max(picture.size) for picture in examples]))
+        height, across = (16, 128) if line else (min(max(side, SMALLEST_GRID), 32),) * 2
+        stacked = torch.stack([pixels(picture, PictureSize(height, across)) for picture in examples])
         std, mean = torch.std_mean(stacked, dim=(0, 2, 3))
-        return cls(size, width, mean=mean.tolist(), std=std.clamp(min=1e-3).tolist())
+        scale: dict[str, Any] = {"mean": mean.tolist(), "std": std.clamp(min=1e-3).tolist()}
+        if line:
+            return cls((height, across), width=8, blocks=3, pooling="places", **scale)
+        return cls(height, width, **scale)
 
     def forward(self, inputs: dict[str, Tensor]) -> Features:
         """Encode "pixels", [B, 3, height, width] in [0, 1]; tokens are grid cells, row by row."""

@@ -113,9 +113,8 @@ def link(
     nearest = [numbers[1][row] for row in links.nearest.tolist()]
     found = Linkage(numbers[0], nearest, links.scores, threshold, measured, tuned)
     if out is not None:
-        write_rows(
-            out, {"left": found.left, "right": found.right, "score": found.scores, "nearest": found.nearest}
-        )
+        columns_out = {"left": found.left, "right": found.right, "score": found.scores.tolist()}
+        write_rows(out, {**columns_out, "nearest": found.nearest})
     return found
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +27,8 @@ def check_out(out: Path | str | None, overwrite: bool) -> None:
         raise ArtefactError(f"{out} exists already: choose another file, or pass --overwrite")
 
 
-def write_rows(out: Path | str, columns: Mapping[str, Sequence[Any]]) -> None:
-    """Write columns of one length; None is an empty cell (CSV), null or a missing value.
+def write_rows(out: Path | str, columns: Mapping[str, list[Any]]) -> None:
+    """Write columns of one length; None beside integers is an empty cell (CSV), null or a missing value.
 
     Args:
         out: a file that `check_out` has passed; its suffix says the format.
@@ -36,9 +36,9 @@ def write_rows(out: Path | str, columns: Mapping[str, Sequence[Any]]) -> None:
     """
     import pandas as pd
 
-    # Nullable columns: an integer beside an empty cell stays an integer.
-    frame = pd.DataFrame({name: list(cells) for name, cells in columns.items()}).convert_dtypes(
-        convert_floating=False
+    # Without a type that may be missing, integers beside an empty cell would become floats.
+    frame = pd.DataFrame(
+        {name: pd.Series(cells, dtype="Int64" if None in cells else None) for name, cells in columns.items()}
     )
     with atomic_file(out) as temporary:
         if Path(out).suffix == ".csv":
