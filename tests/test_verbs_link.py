@@ -30,7 +30,7 @@ def space(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return text_space([*NAMES, *LEFT]).save(tmp_path_factory.mktemp("spaces") / "space")
 
 
-@pytest.fixture()
+@pytest.fixture
 def tables(tmp_path: Path) -> tuple[Path, Path]:
     left = write_csv(tmp_path / "left.csv", ["text"], [[text] for text in LEFT])
     return left, write_csv(tmp_path / "right.csv", ["text"], [[text] for text in NAMES])

@@ -115,12 +115,11 @@ def experiment(data: DataFolder) -> Experiment:
         seeds=SEEDS,
         deviations=(
             "pictures are drawn, not scanned: 800 product names (24 characters at most) in five fonts, turned, "
-            "blurred, noisy, 16 pixels high (clean: 32); the texts are what rapidocr-onnxruntime 1.4.4 reads in them, "
+            f"blurred, noisy, {NOISY.height} pixels high (clean: {CLEAN.height}); the texts are what rapidocr-onnxruntime 1.4.4 reads in them, "
             "and '?' where it reads nothing. Drawing and reading are not in the cost",
-            "a network of three convolutions and one transformer layer of characters, both from scratch, instead of CLIP; "
-            "stage A is "
-            f"{PAIRS['steps']} steps on the training names, once for all arms of a seed and not in their cost; stage C "
-            f"is {CLASSES['steps']} steps",
+            "a network of three convolutions and one transformer layer over characters, both from scratch, instead of "
+            f"CLIP; stage A is {PAIRS['steps']} steps on the training names, once for all arms of a seed and not in "
+            f"their cost; stage C is {CLASSES['steps']} steps",
             "exemplars are in one font and queries in the other four; thresholds are tuned on other names than those "
             "tested; seeds draw the names of the sides as well",
             "clusters: thresholds are tried exhaustively, in place of 500 trials of a tree-structured estimator, and w "
