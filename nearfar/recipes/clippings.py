@@ -115,7 +115,8 @@ def experiment(data: DataFolder) -> Experiment:
         seeds=SEEDS,
         deviations=(
             "pictures are drawn, not scanned: 800 product names (24 characters at most) in five fonts, turned, "
-            f"blurred, noisy, {NOISY.height} pixels high (clean: {CLEAN.height}); the texts are what rapidocr-onnxruntime 1.4.4 reads in them, "
+            f"blurred, noisy, {NOISY.height} pixels high (clean: {CLEAN.height}); the texts are what "
+            "rapidocr-onnxruntime 1.4.4 reads in them, "
             "and '?' where it reads nothing. Drawing and reading are not in the cost",
             "a network of three convolutions and one transformer layer over characters, both from scratch, instead of "
             f"CLIP; stage A is {PAIRS['steps']} steps on the training names, once for all arms of a seed and not in "
@@ -127,6 +128,7 @@ def experiment(data: DataFolder) -> Experiment:
             "firms: title, address and product as one text; trained on four fifths of the firms with a match, each "
             "with its match a class and every wrong candidate a class of its own; all fifths are tested",
         ),
+        packages=("rapidocr-onnxruntime",),
     )
 
 
