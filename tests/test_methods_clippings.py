@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 import math
 from pathlib import Path
@@ -79,10 +78,10 @@ def test_without_labels_it_is_clips_loss_with_clips_temperature() -> None:
     got = method.contrast({"image": v, "text": t}, {"text id": torch.arange(6)})
     scores = v @ t.T / 0.07
     both = [nn.functional.cross_entropy(one, torch.arange(6)) for one in (scores, scores.T)]
-    assert float(got["clip"]) == pytest.approx(float(sum(both)) / 2, rel=1e-6)
+    assert float(got["clip"].detach()) == pytest.approx(float(sum(both)) / 2, rel=1e-6)
     assert list(got) == ["clip"]
     clip = CLIP(*method.encoders(), dim=8)
-    assert float(clip.contrast({"image": v, "text": t}, {})["info_nce"]) == pytest.approx(float(got["clip"]))
+    torch.testing.assert_close(clip.contrast({"image": v, "text": t}, {})["info_nce"], got["clip"])
     got["clip"].backward()
     assert method.temperature.nu.grad is not None
 
@@ -93,7 +92,7 @@ def test_copies_of_a_text_are_no_negatives_of_each_other() -> None:
     ids = batch_of(method, table(), [0, 1, 2, 3, 4])["text id"]
     assert len(set(ids.tolist())) == 5
     ids[3] = ids[1]
-    got = method.contrast({"image": v, "text": t}, {"text id": ids})["clip"]
+    got = method.contrast({"image": v, "text": t}, {"text id": ids})["clip"].detach()
     scores = v @ t.T / 0.07
     hidden = (ids[:, None] == ids) & ~torch.eye(5, dtype=torch.bool)
     scores = scores.masked_fill(hidden, -math.inf)
@@ -322,4 +321,4 @@ def test_fit_from_the_command_line_says_what_is_missing(pairs_csv: Path, tmp_pat
     done = nearfar("fit", "clippings", pairs_csv, "--out", tmp_path / "space", check=False)
     assert done.returncode == 1
     assert "--column image=" in done.stderr
-    assert copy.copy(done.stderr).count("\n") == 1
+    assert done.stderr.count("\n") == 1

@@ -6,11 +6,13 @@ import functools
 
 import numpy as np
 import pytest
+import torch
 from scipy.cluster.hierarchy import fcluster, linkage
 from sklearn.cluster import DBSCAN
 from sklearn.metrics import adjusted_rand_score
 
 from nearfar.errors import ArgumentError
+from nearfar.geometry import SCORES
 from nearfar.measures.linkage import linkage_metrics
 from nearfar.search.clustering import cluster_threshold, merges_of, single_linkage
 from nearfar.search.linkage import Links, link_by_scores, link_nearest, link_threshold
@@ -110,6 +112,16 @@ def test_other_geometries_join_what_their_score_joins() -> None:
     assert np.allclose(np.sqrt(-far.scores), linkage(z, "single")[:, 2], atol=1e-4)
     alike = z @ z.T
     assert np.allclose(merges_of(lambda row: alike[row], len(z)).scores, single_linkage(z, "dot").scores)
+
+
+def test_clusters_in_hyperbolic_space_go_by_distance() -> None:
+    z, _ = cloud(20)
+    scores = SCORES["lorentz"](torch.from_numpy(z), torch.from_numpy(z)).numpy()
+    assert np.allclose(
+        single_linkage(z, "lorentz").scores, merges_of(lambda row: scores[row], 20).scores, atol=1e-3
+    )
+    with pytest.raises(ArgumentError, match=r"geometry one of cosine.*got shape \(0, 3\) and 'flat'"):
+        single_linkage(np.empty((0, 3)), "flat")
 
 
 def test_a_chain_is_one_cluster_and_what_is_near_nobody_is_alone() -> None:

@@ -76,6 +76,16 @@ def test_records_that_have_nothing_or_do_not_fit_are_refused() -> None:
         encode_records(space, {"image": PICTURES})
 
 
+def test_a_hyperbolic_space_fuses_nothing_but_reads_one_column() -> None:
+    space = both()
+    space.geometry = "lorentz"
+    with pytest.raises(
+        ArgumentError, match=r"text and image are fused as directions.*one of the columns only"
+    ):
+        encode_records(space, {"text": TEXTS, "image": PICTURES})
+    assert np.array_equal(encode_records(space, {"text": TEXTS}), space.encode(TEXTS, "text"))
+
+
 def test_one_column_is_embedded_as_the_space_embeds_it() -> None:
     space = Space({"vector": MLPVector(4, 8, 3, layers=1)}, geometry="euclidean")
     rows = list(np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32))

@@ -14,9 +14,9 @@ import torch
 from numpy.typing import ArrayLike
 
 from nearfar.errors import ArgumentError
-from nearfar.geometry import dot, negative_squared_distance
+from nearfar.geometry import SCORES, dot, finite_rows, unit_rows
 from nearfar.progress import track
-from nearfar.search.index import Geometry, searchable
+from nearfar.search.index import Geometry
 from nearfar.search.linkage import between
 
 
@@ -51,13 +51,20 @@ def single_linkage(z: np.ndarray, geometry: Geometry = "cosine") -> Merges:
 
     Args:
         z: [N, d].
-        geometry: of the score.
+        geometry: of the score, a name of `nearfar.geometry.SCORES`.
 
     Raises:
-        ArgumentError: as `Index`.
+        ArgumentError: the geometry is unknown, there are no rows, or one is not finite (with "cosine": all zeros).
     """
-    rows = torch.from_numpy(searchable(z, geometry, "z"))
-    score = negative_squared_distance if geometry == "euclidean" else dot
+    if geometry not in SCORES or np.ndim(z) != 2 or not len(z):
+        raise ArgumentError(
+            f"z must be a matrix with one embedding a row, and geometry one of {', '.join(SCORES)}; got shape "
+            f"{np.shape(z)} and {geometry!r}"
+        )
+    given = torch.as_tensor(z, dtype=torch.float32)
+    # Unit rows once, and not again for every row that is asked for.
+    rows = unit_rows(given, "z") if geometry == "cosine" else finite_rows(given, "z")
+    score = dot if geometry == "cosine" else SCORES[geometry]
     return merges_of(lambda row: score(rows[row : row + 1], rows)[0].numpy(), len(rows))
 
 

@@ -34,8 +34,8 @@ def encode_records(space: Space, columns: Mapping[str, Sequence[Any]], *, batch_
         float32 array [N, d].
 
     Raises:
-        ArgumentError: there are no columns, or not of one length, or the space does not encode one; or a
-            record has nothing that is weighed (its place in the list is named).
+        ArgumentError: there are no columns, or not of one length, or the space does not encode one; a record has
+            nothing that is weighed (its place in the list is named); or the geometry knows no fusion.
     """
     if unknown := set(columns) - set(space.modalities):
         raise ArgumentError(
@@ -57,6 +57,11 @@ def encode_records(space: Space, columns: Mapping[str, Sequence[Any]], *, batch_
     if len(taken) == 1 and all(rows.all() for rows in there.values()):
         [(name, cells)] = taken.items()
         return space.encode(cells, name, batch_size=batch_size)
+    if space.geometry == "lorentz":
+        raise ArgumentError(
+            f"{' and '.join(taken)} are fused as directions, which a space of geometry 'lorentz' does not compare: "
+            "give one of the columns only"
+        )
     z: dict[str, torch.Tensor] = {}
     for name, cells in taken.items():
         if not there[name].any():

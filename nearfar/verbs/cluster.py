@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 from nearfar.data.table import OnBadRow, Table, read_table
 from nearfar.errors import ArgumentError
@@ -14,7 +13,6 @@ from nearfar.measures.clustering import ClusteringMetrics, clustering_metrics
 from nearfar.report.tables import number
 from nearfar.report.tables import table as aligned
 from nearfar.search.clustering import cluster_threshold, single_linkage
-from nearfar.search.index import Geometry
 from nearfar.search.records import encode_table
 from nearfar.space import Space
 from nearfar.verbs.writing import check_out, write_rows
@@ -90,18 +88,17 @@ def cluster(
         for one in (table, labelled)
         if one is not None
     ]
-    geometry = cast(Geometry, space.geometry)
     if threshold is None:
         known = tables[1]
         if "label" not in known.kinds:
             raise ArgumentError(
                 f"{known.name} has no labels to tune on: name a column with --column label=NAME"
             )
-        merges = single_linkage(encode_table(space, known, batch_size=batch_size), geometry)
-        tuned_on = known.column("label")
-        threshold = cluster_threshold(merges, tuned_on)
+        merges = single_linkage(encode_table(space, known, batch_size=batch_size), space.geometry)
+        threshold = cluster_threshold(merges, known.column("label"))
     rows = tables[0]
-    found = single_linkage(encode_table(space, rows, batch_size=batch_size), geometry).clusters(threshold)
+    merges = single_linkage(encode_table(space, rows, batch_size=batch_size), space.geometry)
+    found = merges.clusters(threshold)
     agreement = clustering_metrics(found, rows.column("label")) if "label" in rows.kinds else None
     result = Clusters(
         rows.row_numbers(range(len(rows))), (found + 1).tolist(), threshold, agreement, labelled is not None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
@@ -14,7 +14,6 @@ from nearfar.errors import TableError
 from nearfar.measures.linkage import LinkageMetrics, linkage_metrics
 from nearfar.report.tables import number
 from nearfar.report.tables import table as aligned
-from nearfar.search.index import Geometry
 from nearfar.search.linkage import Links, link_nearest, link_threshold
 from nearfar.search.records import encode_table
 from nearfar.space import Space
@@ -100,7 +99,7 @@ def link(
     numbers = [table.row_numbers(range(len(table))) for table in tables]
     pairs = None if known is None else _known_pairs(known, numbers)
     queries, targets = (encode_table(space, table, batch_size=batch_size) for table in tables)
-    links = link_nearest(queries, targets, cast(Geometry, space.geometry))
+    links = link_nearest(queries, targets, space.geometry)
     tuned, measured = threshold is None and pairs is not None, None
     if pairs is not None:
         asked = np.array(list(pairs))
