@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from nearfar.recipes.clippings import STRANGERS, clustered, linked
+from nearfar.data.kinds import Label, Text
+from nearfar.data.table import Table
+from nearfar.recipes.clippings import STRANGERS, clustered, linked, sides
 from nearfar.recipes.drawn_names import CLEAN, FONTS, LENGTH, NOISY, _first_words, draw
 
 NAMES = 24
@@ -32,6 +34,15 @@ def test_queries_and_exemplars_share_no_font_and_strangers_have_no_exemplar() ->
     assert len(exemplars) == len(set(LABELS[exemplars])) == KNOWN
     assert found == {"top-1": 1, "accuracy with no match": 1, "pair f1": 1}
     assert 0 < threshold < 1
+
+
+def test_sides_share_no_name() -> None:
+    columns = {"text": [f"scan {i}" for i in ROWS], "label": [f"name {name}" for name in LABELS]}
+    table = Table.from_columns(columns, {"text": Text, "label": Label})
+    parts = [set(LABELS[rows]) for rows in sides(table, 0)]
+    assert sum(map(len, parts)) == len(set.union(*parts)) == NAMES
+    assert [len(part) for part in parts] == [15, 3, 6]
+    assert [set(LABELS[rows]) for rows in sides(table, 1)] != parts
 
 
 def test_a_threshold_that_is_given_is_not_tuned() -> None:
