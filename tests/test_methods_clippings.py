@@ -237,6 +237,8 @@ def test_a_space_that_lacks_a_modality_is_no_start(tmp_path: Path) -> None:
     place = Space({"text": made().encoders()[1]}).save(tmp_path / "text")
     with pytest.raises(ArgumentError, match=r"start must name a space with heads for image and text.*none"):
         made(start=str(place))
+    with pytest.raises(ArgumentError, match="start must name the folder of a space, and nowhere is none"):
+        made(start="nowhere")
 
 
 def test_a_fitted_space_fuses_measures_and_loads_the_same(tmp_path: Path, stage_a: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -151,6 +152,8 @@ class CLIPPINGS(Method):
 
 def _started(folder: str) -> Towers:
     """The towers of a space that was fitted before."""
+    if not (Path(folder) / "space.json").exists():
+        raise ArgumentError(f"start must name the folder of a space, and {folder} is none")
     space = Space.load(folder)
     if not {"image", "text"} <= space.encoders.keys() & space.heads.keys():
         raise ArgumentError(
