@@ -177,3 +177,21 @@ def test_errors_name_the_row_and_the_argument(tmp_path: Path) -> None:
     (tmp_path / "encoder.json").write_text(json.dumps({"class": "ConvNet", "settings": {}}))
     with pytest.raises(ArtefactError, match="does not fit ConvNet"):
         load_encoder(tmp_path)
+
+
+def test_lines_of_writing_keep_their_places(tmp_path: Path) -> None:
+    lines = pictures(3, 96, 16)
+    encoder = ConvNet.fitted(lines)
+    assert encoder.settings()["size"] == [16, 128]
+    assert encoder.dim == 32 * 4 * 32
+    features = encoder(encoder.prepare(lines))
+    assert torch.equal(features.pooled, features.tokens.flatten(1))
+    encoder.save(tmp_path)
+    again = load_encoder(tmp_path)
+    assert torch.equal(again(encoder.prepare(lines)).pooled, features.pooled)
+    assert again.settings() == encoder.settings()
+    assert "pooling" not in ConvNet.fitted(pictures(3, 16)).settings(), "older spaces keep their fingerprints"
+    with pytest.raises(ArgumentError, match="choose mean or places"):
+        ConvNet(8, pooling="sum")  # type: ignore[arg-type]
+    with pytest.raises(ArgumentError, match="size must be at least 4"):
+        ConvNet((2, 64))

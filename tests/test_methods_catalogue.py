@@ -35,7 +35,15 @@ from nearfar.verbs.fit import fit
 
 METHODS = sorted(catalogue())
 ROWS = 8
-SMALL = {"dim": 16, "queue": 24, "cluster": 2, "skip": 1, "window": 4}
+SMALL = {
+    "dim": 16,
+    "queue": 24,
+    "cluster": 2,
+    "skip": 1,
+    "window": 4,
+    "rows_per_class": 2,
+    "neighbours": 1,
+}
 """Hyperparameters that are lowered for speed, where a method has them and uses them."""
 NO_DROPOUT = 1e-12
 """Twins need dropout to be on; with this share it never strikes, and scales by exactly 1 in float32."""

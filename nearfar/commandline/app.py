@@ -23,6 +23,8 @@ VERBS = {
     "measure": ("verbs.measure", "measure"),
     "search": ("verbs.search", "search_table"),
     "detect": ("verbs.detect", "detect"),
+    "link": ("verbs.link", "link"),
+    "cluster": ("verbs.cluster", "cluster"),
     "compare": ("verbs.compare", "compare"),
     "reproduce": ("verbs.reproduce", "reproduce"),
     "demo": ("verbs.demo", "demo"),

@@ -158,13 +158,33 @@ def _own(verb: str, what: str) -> Any:
 
 
 def _show_detect(result: Any, asked: dict[str, Any]) -> None:
-    print(_own("detect", "as_text")(result))
+    _show_own("detect", result, asked)
+
+
+def _show_own(verb: str, result: Any, asked: dict[str, Any]) -> None:
+    print(_own(verb, "as_text")(result))
     if asked.get("out"):
         print(f"\nwritten to {asked['out']}")
 
 
 def _json_detect(result: Any, asked: dict[str, Any]) -> Any:
     return _own("detect", "as_json")(result)
+
+
+def _show_link(result: Any, asked: dict[str, Any]) -> None:
+    _show_own("link", result, asked)
+
+
+def _json_link(result: Any, asked: dict[str, Any]) -> Any:
+    return _own("link", "as_json")(result)
+
+
+def _show_cluster(result: Any, asked: dict[str, Any]) -> None:
+    _show_own("cluster", result, asked)
+
+
+def _json_cluster(result: Any, asked: dict[str, Any]) -> Any:
+    return _own("cluster", "as_json")(result)
 
 
 def _show_compare(result: Any, asked: dict[str, Any]) -> None:

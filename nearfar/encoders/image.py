@@ -18,6 +18,8 @@ from nearfar.encoders.settings import read_settings, read_weights, write_setting
 from nearfar.errors import ArgumentError
 from nearfar.files import write_json
 
+LINE = 4.0
+"""Pictures that are so many times wider than high are taken for lines of writing."""
 SMALLEST_GRID = 4
 """A block of `ConvNet` halves the grid only while it stays at least this wide."""
 
@@ -75,38 +77,48 @@ class ConvNet(PictureEncoder):
     32x32 pictures end on a 4x4 grid, and so do 8x8 ones.
 
     Args:
-        size: pictures are resized to size x size.
+        size: pictures are resized to size x size, or to (height, width) where they are lines of writing.
         width: channels of the first block; the features are width * 2^(blocks - 1) wide.
         blocks: number of blocks.
         norm: "group" has no statistics over the batch, so nothing leaks between its rows (which a
             momentum teacher could exploit: He et al., MoCo, CVPR 2020, section 3.3); "batch" has.
         mean, std: of each channel over the training pictures, for pixels in [0, 1].
+        pooling: "mean" over the grid, or "places": all cells beside each other, where what stands where matters
+            (lines of writing); the features are then as many times wider.
 
     Raises:
-        ArgumentError: a size below 4, a width that 4 does not divide, or another wrong argument.
+        ArgumentError: a side below 4, a width that 4 does not divide, or another wrong argument.
     """
 
     def __init__(
         self,
-        size: int = 32,
+        size: int | Sequence[int] = 32,
         width: int = 32,
         blocks: int = 4,
         norm: Literal["group", "batch"] = "group",
         mean: Sequence[float] = (0.5, 0.5, 0.5),
         std: Sequence[float] = (0.25, 0.25, 0.25),
+        pooling: Literal["mean", "places"] = "mean",
     ) -> None:
-        if size < SMALLEST_GRID or width < 4 or width % 4 or blocks < 1:
+        height, across = (size, size) if isinstance(size, int) else size
+        grid = min(height, across)
+        if grid < SMALLEST_GRID or width < 4 or width % 4 or blocks < 1:
             raise ArgumentError(
                 f"ConvNet(size={size}, width={width}, blocks={blocks}): size must be at least "
                 f"{SMALLEST_GRID}, width a multiple of 4, blocks at least 1"
             )
         if norm not in ("group", "batch"):
             raise ArgumentError(f"norm={norm!r} is unknown: choose group or batch")
-        super().__init__(PictureSize(size, size), mean, std)
-        self._settings: dict[str, Any] = {"size": size, "width": width, "blocks": blocks, "norm": norm}
+        if pooling not in ("mean", "places"):
+            raise ArgumentError(f"pooling={pooling!r} is unknown: choose mean or places")
+        super().__init__(PictureSize(height, across), mean, std)
+        self._settings: dict[str, Any] = {"size": size if isinstance(size, int) else list(size)}
+        self._settings |= {"width": width, "blocks": blocks, "norm": norm}
         self._settings |= {"mean": list(mean), "std": list(std)}
+        if pooling != "mean":  # not named otherwise: older spaces keep their fingerprints
+            self._settings["pooling"] = pooling
         layers: list[nn.Module] = []
-        channels, grid = 3, size
+        channels = 3
         for block in range(blocks):
             stride = 2 if block and grid >= 2 * SMALLEST_GRID else 1
             out = width * 2**block
@@ -116,26 +128,37 @@ class ConvNet(PictureEncoder):
                 nn.ReLU(),
             ]
             channels, grid = out, -(-grid // stride)
-        self.network, self.dim = nn.Sequential(*layers), channels
+            height, across = -(-height // stride), -(-across // stride)
+        self.network, self.pooling = nn.Sequential(*layers), pooling
+        self.dim = channels * (height * across if pooling == "places" else 1)
 
     @classmethod
     def fitted(cls, examples: Sequence[Any], width: int = 32) -> Self:
         """A network for pictures like `examples`: their size, at most 32, and their mean and std.
+
+        Lines of writing become 16 x 128, for a small network that keeps the places of letters.
 
         Raises:
             ArgumentError: there are no examples.
         """
         if not examples:
             raise ArgumentError("an image encoder cannot be fitted to no pictures")
-        size = int(np.median([max(picture.size) for picture in examples]))
-        size = min(max(size, SMALLEST_GRID), 32)
-        stacked = torch.stack([pixels(picture, PictureSize(size, size)) for picture in examples])
+        line = float(np.median([picture.width / picture.height for picture in examples])) >= LINE
+        side = int(np.median([max(picture.size) for picture in examples]))
+        height, across = (16, 128) if line else (min(max(side, SMALLEST_GRID), 32),) * 2
+        stacked = torch.stack([pixels(picture, PictureSize(height, across)) for picture in examples])
         std, mean = torch.std_mean(stacked, dim=(0, 2, 3))
-        return cls(size, width, mean=mean.tolist(), std=std.clamp(min=1e-3).tolist())
+        scale: dict[str, Any] = {"mean": mean.tolist(), "std": std.clamp(min=1e-3).tolist()}
+        if line:
+            return cls((height, across), width=8, blocks=3, pooling="places", **scale)
+        return cls(height, width, **scale)
 
     def forward(self, inputs: dict[str, Tensor]) -> Features:
-        """Encode "pixels", [B, 3, size, size] in [0, 1]; tokens are grid cells, row by row."""
-        return grid_features(self.network(self.standardised(inputs)))
+        """Encode "pixels", [B, 3, height, width] in [0, 1]; tokens are grid cells, row by row."""
+        features = grid_features(self.network(self.standardised(inputs)))
+        if self.pooling == "places":
+            features.pooled = features.tokens.flatten(1)
+        return features
 
     def settings(self) -> dict[str, Any]:
         """The arguments it was made with."""

@@ -25,8 +25,9 @@ class Towers(nn.Module):
         self.heads = nn.ModuleDict(heads)
 
     def embed(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
-        """Embed the prepared inputs of every modality: name -> [B, d]."""
-        return {name: self.heads[name](self.encoders[name](batch[name]).pooled) for name in self.encoders}
+        """Embed the prepared inputs of every modality in the batch: name -> [B, d]."""
+        present = [name for name in self.encoders if name in batch]
+        return {name: self.heads[name](self.encoders[name](batch[name]).pooled) for name in present}
 
     def parts(self) -> tuple[dict[str, Encoder], dict[str, nn.Module]]:
         """Encoders and heads by modality, as `Space` takes them."""

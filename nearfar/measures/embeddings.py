@@ -26,6 +26,8 @@ from nearfar.measures.rows import as_rows, unit_rows
 
 PRIMARY = ("sts", "mrr@10", "knn_accuracy", "triplet_accuracy", "uniformity")
 """The measures that training may watch, the most telling first."""
+RECORD = "record"
+"""The role of what other roles of a row were fused into: nobody's partner, since each is part of it."""
 
 
 def measure_embeddings(
@@ -40,7 +42,7 @@ def measure_embeddings(
     """Take every measure that these embeddings and columns allow.
 
     The anchor is the first role of `z` that is not "positive" or "negative"; every other role but
-    "negative" is its partner, row by row.
+    "negative" and "record" is its partner, row by row.
 
     - always, for each modality: uniformity, effective rank, isotropy, hubness, collapse;
     - anchor and partner: alignment, mean cosine, retrieval (both ways between modalities), modality gap;
@@ -73,7 +75,8 @@ def measure_embeddings(
         if len(column) != n:
             raise ArgumentError(f"column {name!r} has {len(column)} rows, the embeddings have {n}")
     leaders: dict[str, Embedded] = {}
-    for role in (anchor, *partners):
+    fused = [roles[RECORD]] if RECORD in roles and roles[RECORD] is not anchor else []
+    for role in (anchor, *partners, *fused):
         leaders.setdefault(role.modality, role)
     found: list[Measurement] = []
     for leader in leaders.values():
@@ -156,7 +159,9 @@ def _modality(role: str, first: str, identity: Mapping[str, Sequence[Any]]) -> s
 
 def _anchor_and_partners(roles: Mapping[str, Embedded]) -> tuple[Embedded, list[Embedded]]:
     anchor = next(role for name, role in roles.items() if name not in ("positive", "negative"))
-    return anchor, [role for role in roles.values() if role is not anchor and role.role != "negative"]
+    return anchor, [
+        role for role in roles.values() if role is not anchor and role.role not in ("negative", RECORD)
+    ]
 
 
 __all__ = ["PRIMARY", "Better", "Measurement", "measure_embeddings", "primary_measure"]

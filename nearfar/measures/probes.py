@@ -195,6 +195,8 @@ def _fit(rows: NDArray[Any], y: Indices, strength: float) -> Any:
     with warnings.catch_warnings():
         # Stopping early is a mild regulariser here, and validation chooses among what results.
         warnings.simplefilter("ignore", ConvergenceWarning)
+        # Classes of a few rows each (records of one thing) are classes all the same.
+        warnings.filterwarnings("ignore", message="The number of unique classes is greater than 50%")
         return LogisticRegression(C=strength, max_iter=200).fit(rows, y)
 
 

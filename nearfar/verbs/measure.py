@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from nearfar.data.kinds import Image, Label, Number, Reading, Text, Vector
 from nearfar.data.table import OnBadRow, Table, read_table
 from nearfar.errors import ArgumentError
-from nearfar.measures.embeddings import Measurement, measure_embeddings
+from nearfar.heads.fusion import WeightedMean
+from nearfar.measures.embeddings import RECORD, Measurement, measure_embeddings
+from nearfar.search.records import FUSION, record_roles
 from nearfar.space import Space
 
 ENCODED = (Text, Image, Vector)
@@ -33,7 +36,7 @@ def measure(
 
     What is measured follows from what there is: always uniformity, effective rank, isotropy and hubness;
     with pairs also alignment and retrieval; with scores STS; with labels neighbours, probe and clusters;
-    with two modalities their gap.
+    with two modalities their gap; with a space that fuses them, the labels by the fused record as well.
 
     Args:
         space: a space, its folder, an array [N, d], arrays by role, or a file of vectors.
@@ -123,6 +126,11 @@ def encoded(space: Space, table: Table, *, batch_size: int = 64) -> Embedded:
             f"{', '.join(f'{role} ({kind.name})' for role, kind in table.kinds.items())}: map one with "
             "--column role=name"
         )
+    fusion = space.parts.get(FUSION)
+    if isinstance(fusion, WeightedMean):
+        roles = record_roles(space, table)
+        if set(fusion.used) <= set(roles):
+            z[RECORD] = fusion({name: torch.from_numpy(z[role]) for name, role in roles.items()}).numpy()
     return z, others, cells
 
 

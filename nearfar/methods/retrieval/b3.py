@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +10,7 @@ import torch
 from torch import Tensor
 
 from nearfar.batching.clusters import ClusterOrder, whole_clusters
+from nearfar.batching.copies import text_ids
 from nearfar.batching.partition import EXTRA, balanced_partition
 from nearfar.batching.rank_graph import rank_graph
 from nearfar.data.kinds import Label, Text
@@ -98,7 +97,7 @@ class B3(Method):
                 f"{', task by task,' if len(groups) > 1 else ','} {fewest}, got {self.cluster}"
             )
         queries, targets = self.teach(table)
-        names = _fingerprints(table.column("positive"))
+        names = text_ids(table.column("positive"))
         self.clusters = ClusterOrder([self.mine(queries, targets, names, rows) for rows in groups])
         self._mined_on = table.fingerprint
 
@@ -135,7 +134,7 @@ class B3(Method):
         batch = super().prepare({role: cells for role, cells in rows.items() if role != "task"}, generator)
         for role in ("positive", "negative"):
             if role in rows:
-                batch[f"{role} name"] = _fingerprints(rows[role])
+                batch[f"{role} name"] = text_ids(rows[role])
         return batch
 
     def embed(self, batch: Batch) -> dict[str, Tensor]:
@@ -157,9 +156,3 @@ class B3(Method):
 
     def space(self) -> Space:
         return Space({"text": self.encoder})
-
-
-def _fingerprints(texts: Sequence[str]) -> Tensor:
-    """A number for each text, equal for equal texts in every process and run: int64 [N]."""
-    digests = [hashlib.blake2b(text.encode(), digest_size=8).digest() for text in texts]
-    return torch.tensor([int.from_bytes(digest, "little", signed=True) for digest in digests])
