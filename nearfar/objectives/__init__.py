@@ -9,6 +9,7 @@ from nearfar.objectives.negatives import number_of_negatives
 from nearfar.objectives.pairing import Pairing
 from nearfar.objectives.temperature import Temperature
 from nearfar.objectives.tile import Block, Tile
+from nearfar.objectives.tokens import token_contrast
 from nearfar.objectives.uniformity import uniform_optimum, uniformity, uniformity_to_queue
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "number_of_negatives",
     "pair_margin",
     "sup_con",
+    "token_contrast",
     "triplet_margin",
     "uniform_optimum",
     "uniformity",

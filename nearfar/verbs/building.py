@@ -14,6 +14,7 @@ from nearfar.data.checks import require_labels
 from nearfar.data.kinds import Kind, Label, Reading, Text, accepted
 from nearfar.data.table import Table
 from nearfar.encoders import make_encoder
+from nearfar.encoders.causal import CausalText
 from nearfar.errors import ArgumentError, TableError
 from nearfar.method import Method
 from nearfar.methods import entry, method_class
@@ -132,7 +133,10 @@ def build_method(
     for argument, spec in encoder_specs(encoder, name).items():
         kind, role = _kind_for(argument, cls, table)
         examples = _examples(table, kind) if spec in (None, "tiny") else []
-        encoders[argument] = make_encoder(spec, kind, examples, max_length=max_length, seed=seed)
+        causal = get_type_hints(cls.__init__).get(argument) is CausalText
+        encoders[argument] = make_encoder(
+            spec, kind, examples, max_length=max_length, seed=seed, causal=causal
+        )
         if hint := _mismatch(cls, argument, encoders[argument]):
             raise ArgumentError(f"{name} needs {hint} for column role {role!r}")
     try:
