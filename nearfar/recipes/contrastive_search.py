@@ -73,8 +73,8 @@ def experiment(data: DataFolder) -> Experiment:
         deviations=(
             "SmolLM2-135M-Instruct in four bits in place of GPT-2 large; prompts of 32 tokens and 48 new ones in place "
             "of 40 and 200",
-            f"{PROMPTS} beginnings a seed, other ones for each of the three seeds, in place of 1,000; samplers run once "
-            "on each",
+            f"{PROMPTS} beginnings a seed, other ones for each of the three seeds, in place of 1,000; samplers run "
+            "once on each",
             "coherence is scored by the model itself, not by OPT-2.7B, which is another model; MAUVE is left out",
             "greedy search is more likely under its own model by construction: its coherence is no claim",
         ),
