@@ -57,17 +57,17 @@ class Decoding:
 
     def of_transformers(self) -> dict[str, Any]:
         """The settings of transformers' `generate`, none left to its or the model's defaults."""
-        own: dict[str, Any] = {
+        own: dict[str, dict[str, Any]] = {
             "greedy": {},
             "beam": {"num_beams": self.beams},
             "top-k": {"do_sample": True, "top_k": self.top_k},
             "nucleus": {"do_sample": True, "top_p": self.top_p},
             "typical": {"do_sample": True, "typical_p": self.top_p},
-        }[self.decoder]
-        plain = {"num_beams": 1, "do_sample": False}
-        if own.get("do_sample"):
+        }
+        plain: dict[str, Any] = {"num_beams": 1, "do_sample": False}
+        if own[self.decoder].get("do_sample"):
             plain |= {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "typical_p": 1.0}
-        return {"max_new_tokens": self.new_tokens, **plain, **own}
+        return {"max_new_tokens": self.new_tokens, **plain, **own[self.decoder]}
 
 
 def continue_prompts(

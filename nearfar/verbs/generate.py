@@ -97,7 +97,13 @@ def generate(
     """
     if isinstance(prompts, str):
         raise ArgumentError("prompts must be a list of texts, not one text: give [text]")
-    said = {"new_tokens": new_tokens, "beams": beams, "top_k": top_k, "top_p": top_p, "seed": seed}
+    said: dict[str, Any] = {
+        "new_tokens": new_tokens,
+        "beams": beams,
+        "top_k": top_k,
+        "top_p": top_p,
+        "seed": seed,
+    }
     asked = [Decoding(decoder=decoder, **said) for decoder in decoders or ("contrastive-search",)]
     texts = [*prompts, *_of_table(table, columns, on_bad_row)]
     if not texts:
