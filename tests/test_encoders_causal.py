@@ -193,10 +193,12 @@ def test_a_folder_that_could_run_code_is_refused(llama: Path, tmp_path: Path, wh
 def test_files_of_weights_are_told_by_their_suffix(tmp_path: Path) -> None:
     assert gguf_file("minilm") is None
     assert gguf_file(tmp_path) is None
-    with pytest.raises(ArtefactError, match="model.gguf is missing"):
+    with pytest.raises(ArtefactError, match=r"model\.gguf is missing"):
         gguf_file(tmp_path / "model.gguf")
     (tmp_path / "model.gguf").write_bytes(b"no model")
-    with pytest.raises((ArtefactError, ImportError), match=r"cannot be read as a language model|nearfar\[lm\]"):
+    with pytest.raises(
+        (ArtefactError, ImportError), match=r"cannot be read as a language model|nearfar\[lm\]"
+    ):
         CausalText.from_pretrained(tmp_path / "model.gguf")
 
 

@@ -59,7 +59,9 @@ def test_one_text_is_the_isotropy_of_its_rows() -> None:
 def test_limits_of_isotropy() -> None:
     mask = torch.ones(1, 4, dtype=torch.bool)
     equal, apart = torch.ones(1, 4, 4), torch.eye(4)[None]
-    np.testing.assert_allclose(token_self_similarity([((equal, apart, 7 * apart), mask)]), [1, 0, 0], atol=1e-12)
+    np.testing.assert_allclose(
+        token_self_similarity([((equal, apart, 7 * apart), mask)]), [1, 0, 0], atol=1e-12
+    )
     with pytest.raises(ArgumentError, match="no text has two"):
         token_self_similarity([((torch.ones(2, 1, 4),), torch.ones(2, 1, dtype=torch.bool))])
 

@@ -15,7 +15,14 @@ from torch.nn import functional
 from nearfar.encoders.causal import CausalText
 from nearfar.errors import ArgumentError
 from nearfar.steer.contrastive_search import contrastive_scores, contrastive_search
-from nearfar.steer.decoding import DECODERS, Decoding, added_text, continue_prompts, continue_texts, padded_left
+from nearfar.steer.decoding import (
+    DECODERS,
+    Decoding,
+    added_text,
+    continue_prompts,
+    continue_texts,
+    padded_left,
+)
 
 PROMPTS = ["two red dogs", "rain", "snow falls on the old stone bridge while"]
 NEW = 12

@@ -57,8 +57,9 @@ class SimCTG(Method):
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         ids, mask = batch["text"]["ids"], batch["text"]["mask"]
-        states, logits = self.encoder.predict({"ids": ids[:, :-1], "mask": mask[:, :-1]})
-        return self.terms(states[-1], logits, ids[:, 1:].masked_fill(~mask[:, 1:], IGNORED))
+        states, logits = self.encoder.predict(batch["text"])
+        following = ids[:, 1:].masked_fill(~mask[:, 1:], IGNORED)
+        return self.terms(states[-1], logits, functional.pad(following, (0, 1), value=IGNORED))
 
     def terms(self, states: Tensor, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """The loss from states [B, L, d] and logits [B, L, V] of what was read.
