@@ -12,9 +12,9 @@ from nearfar.measures.generation import coherence, diversity, rep_n
 from nearfar.recipes.smollm2 import smollm2, webtext
 from nearfar.steer.decoding import Decoding, added_text, continue_prompts
 
-PROMPT, NEW = 32, 48
+PROMPT, NEW = 32, 40
 """Tokens of a beginning, and most that are added to it."""
-PROMPTS, SEEDS = 12, 3
+PROMPTS, SEEDS = 8, 3
 """Beginnings a seed, each seed with its own; seeds."""
 ARMS: dict[str, dict[str, Any]] = {
     "greedy": {"decoder": "greedy"},
@@ -26,7 +26,7 @@ ARMS: dict[str, dict[str, Any]] = {
 
 
 def experiment(data: DataFolder) -> Experiment:
-    """The first 32 tokens of web pages, 48 more by each decoder; references are how the pages went on."""
+    """The first 32 tokens of web pages, 40 more by each decoder; references are how the pages went on."""
     smollm2()  # converted before the arms, so that none of them pays for it
 
     def decoded(settings: dict[str, Any]) -> Callable[[int], dict[str, float]]:
@@ -71,7 +71,7 @@ def experiment(data: DataFolder) -> Experiment:
         examples=dict.fromkeys(ARMS, PROMPTS),
         seeds=SEEDS,
         deviations=(
-            "SmolLM2-135M-Instruct in four bits in place of GPT-2 large; prompts of 32 tokens and 48 new ones in place "
+            "SmolLM2-135M-Instruct in four bits in place of GPT-2 large; prompts of 32 tokens and 40 new ones in place "
             "of 40 and 200",
             f"{PROMPTS} beginnings a seed, other ones for each of the three seeds, in place of 1,000; samplers run "
             "once on each",
