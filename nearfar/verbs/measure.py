@@ -41,8 +41,8 @@ def measure(
     token states of a text are in every layer (the isotropy audit).
 
     Args:
-        space: a space, its folder, a model of texts ("smollm2", a GGUF file, a folder), an array [N, d], arrays
-            by role, or a file of vectors.
+        space: a space, its folder, a model of texts (a folder, a GGUF file, "smollm2", a name on the hub), an array
+            [N, d], arrays by role, or a file of vectors.
         table: rows to encode; for vectors, where labels and scores come from (row by row).
         columns: role -> column, where names do not tell.
         on_bad_row: "error" or "skip".
@@ -168,9 +168,12 @@ def _named(table: Table, role: str) -> list[Any]:
 
 
 def _is_space(source: Path | str) -> bool:
+    """Whether what is to be measured is a model: a folder of one, or a name as the hub and packages give it."""
     folder = Path(source)
     if str(source) in SHIPPED or folder.suffix == GGUF:
         return True
+    if not folder.exists():
+        return not folder.suffix and ":" not in str(source)
     return folder.is_dir() and any(
         (folder / name).exists() for name in ("space.json", "modules.json", "config.json")
     )
