@@ -19,8 +19,8 @@ def token_self_similarity(batches: Iterable[tuple[tuple[Tensor, ...], Tensor]]) 
     Sums of all texts are put together before the division: it is not a mean of the texts' own means. Tokens of
     different texts are never compared. In O(L d) a text: sum_{i != j} cos = |sum_i u_i|^2 - sum_i |u_i|^2.
 
-    Su, Collier. "Contrastive Search Is What You Need For Neural Text Generation." TMLR 2023, eq. 3; by layer as in
-    Su et al. NeurIPS 2022, figure 1.
+    Su, Collier. "Contrastive Search Is What You Need For Neural Text Generation." TMLR 2023; by layer as the
+    self-similarity of Su et al. NeurIPS 2022.
 
     Args:
         batches: token states of every layer, each [B, L, d], and where there is a token, [B, L].

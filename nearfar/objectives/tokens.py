@@ -16,7 +16,7 @@ def token_contrast(states: Tensor, mask: Tensor, margin: float) -> Tensor:
     nothing is asked of pairs whose cosine is below 1 - m. The mean is over the ordered pairs of all texts
     together, so long texts weigh more. 0 without pairs.
 
-    Su et al. "A Contrastive Framework for Neural Text Generation." NeurIPS 2022, eq. 2 and its released code.
+    Su et al. "A Contrastive Framework for Neural Text Generation." NeurIPS 2022, and its released code.
 
     Args:
         states: token states, [B, L, d].

@@ -42,7 +42,7 @@ def contrastive_search(
     pass of B k rows a step, no second one. alpha 0, and k 1, are greedy search.
 
     Su, Lan, Wang, Yogatama, Kong, Collier. "A Contrastive Framework for Neural Text Generation." NeurIPS
-    2022, eq. 5.
+    2022.
 
     Args:
         lm: the language model, in evaluation mode.

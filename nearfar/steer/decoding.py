@@ -31,7 +31,8 @@ class Decoding:
         alpha: weight of its degeneration penalty, in [0, 1].
         beams: hypotheses of beam search.
         top_k: most probable tokens that top-k sampling draws from.
-        top_p: probability that nucleus and typical sampling draw from, in (0, 1].
+        top_p: probability that nucleus and typical sampling draw from, in (0, 1]. What the paper took for typical
+            sampling is not known here.
         seed: of the samplers.
 
     Raises:

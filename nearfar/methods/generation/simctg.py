@@ -31,7 +31,8 @@ class SimCTG(Method):
     warm-up over a tenth of 40,000 steps of 128 texts. Ours: a text that was not cut is followed by the end token,
     which is predicted but never contrasted, so that the model learns to stop.
 
-    The space keeps k and alpha for `nearfar generate`, which continues texts by contrastive search.
+    The space keeps k and alpha for `nearfar generate`, which continues texts by contrastive search. The paper's
+    diverse variant, which samples the first tokens, is not offered.
 
     Args:
         margin: m; 0 leaves the plain language model loss, bit for bit.
