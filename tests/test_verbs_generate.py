@@ -75,8 +75,13 @@ def test_what_cannot_be_continued_is_named(folder: Path, tmp_path: Path) -> None
         generate(folder)
     with pytest.raises(ArgumentError, match="not one text"):
         generate(folder, "rain")
-    with pytest.raises(ArgumentError, match="decoder must be one of"):
-        generate(folder, PROMPTS, decoders=["magic"])
+    for wrong, message in (
+        ({"decoders": ["magic"]}, "decoder must be one of"),
+        ({"alpha": 7.0}, "alpha must be between 0 and 1"),
+        ({"prompt_tokens": 0}, "prompt_tokens must be between 1"),
+    ):
+        with pytest.raises(ArgumentError, match=message):
+            generate(folder, PROMPTS, **wrong)
     with pytest.raises(ArgumentError, match="no causal language model, only TransformerText"):
         generate(text_space(TEXTS), PROMPTS)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,7 +12,7 @@ from typing import Any
 from nearfar.data.kinds import Text
 from nearfar.data.table import OnBadRow, Table, read_table
 from nearfar.encoders.causal import CausalText
-from nearfar.errors import ArgumentError
+from nearfar.errors import ArgumentError, check_between
 from nearfar.files import atomic_file
 from nearfar.heads.decoding import ContrastiveDecoding
 from nearfar.measures.generation import coherence, diversity, rep_n
@@ -104,13 +105,16 @@ def generate(
         "top_p": top_p,
         "seed": seed,
     }
-    asked = [Decoding(decoder=decoder, **said) for decoder in decoders or ("contrastive-search",)]
+    given = {name: value for name, value in {"k": k, "alpha": alpha}.items() if value is not None}
+    asked = [Decoding(decoder=decoder, **said, **given) for decoder in decoders or ("contrastive-search",)]
+    if prompt_tokens is not None:
+        check_between(1, math.inf, prompt_tokens=prompt_tokens)
     texts = [*prompts, *_of_table(table, columns, on_bad_row)]
     if not texts:
         raise ArgumentError("nothing to continue: give prompts, or a table of texts with --table")
     space = model if isinstance(model, Space) else Space.load(model)
     lm = language_model(space, str(model))
-    decodings = [replace(one, **_contrastive(space, k, alpha)) for one in asked]
+    decodings = [replace(one, **{**_own(space), **given}) for one in asked]
     ids = [prompt[:prompt_tokens] for prompt in lm.split_prompts(texts)]
     read = texts if prompt_tokens is None else [added_text(lm, [], prompt) for prompt in ids]
     made = Generation(read, [_generated(lm, ids, decoding, batch_size) for decoding in decodings])
@@ -147,11 +151,11 @@ def _of_table(
     return texts
 
 
-def _contrastive(space: Space, k: int | None, alpha: float | None) -> dict[str, Any]:
-    """k and alpha: what was asked for, else the space's own, else the paper's."""
+def _own(space: Space) -> dict[str, Any]:
+    """The k and a that a space keeps, or the paper's."""
     kept = space.parts.get("decoder")
     own = kept if isinstance(kept, ContrastiveDecoding) else ContrastiveDecoding()
-    return {"k": own.k if k is None else k, "alpha": own.alpha if alpha is None else alpha}
+    return {"k": own.k, "alpha": own.alpha}
 
 
 def _generated(lm: CausalText, prompts: list[list[int]], decoding: Decoding, batch_size: int) -> Generated:
