@@ -105,7 +105,7 @@ def generate(
         "top_p": top_p,
         "seed": seed,
     }
-    given = {name: value for name, value in {"k": k, "alpha": alpha}.items() if value is not None}
+    given: dict[str, Any] = {n: v for n, v in {"k": k, "alpha": alpha}.items() if v is not None}
     asked = [Decoding(decoder=decoder, **said, **given) for decoder in decoders or ("contrastive-search",)]
     if prompt_tokens is not None:
         check_between(1, math.inf, prompt_tokens=prompt_tokens)
