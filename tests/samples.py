@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from nearfar.encoders.causal import CausalText
 from nearfar.encoders.text import TransformerText
 from nearfar.space import Space
 
@@ -30,3 +31,9 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]
         writer.writerow(header)
         writer.writerows(rows)
     return path
+
+
+def tiny_causal(texts: Sequence[str], seed: int = 0) -> CausalText:
+    """A causal language model of two layers, whose weights depend on the seed."""
+    torch.manual_seed(seed)
+    return CausalText.tiny(texts, vocabulary=300, layers=2, dim=16, heads=2, ffn=32, max_length=64)

@@ -25,6 +25,7 @@ VERBS = {
     "detect": ("verbs.detect", "detect"),
     "link": ("verbs.link", "link"),
     "cluster": ("verbs.cluster", "cluster"),
+    "generate": ("verbs.generate", "generate"),
     "compare": ("verbs.compare", "compare"),
     "reproduce": ("verbs.reproduce", "reproduce"),
     "demo": ("verbs.demo", "demo"),

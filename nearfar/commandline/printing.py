@@ -90,6 +90,8 @@ def _show_fit(result: Any, asked: dict[str, Any]) -> None:
     done = f"{card['steps']} steps" if card["steps"] else "fitted"
     print(f"\n{done} in {card['seconds']:.0f} s; the space is in {asked['out']}")
     print(f'ask it: nearfar search {asked["out"]} {asked["table"]} "your query"')
+    if "decoder" in result.parts:
+        print(f'let it write: nearfar generate {asked["out"]} "your beginning"')
 
 
 def before_after(measures: dict[str, dict[str, Any]]) -> str:
@@ -185,6 +187,16 @@ def _show_cluster(result: Any, asked: dict[str, Any]) -> None:
 
 def _json_cluster(result: Any, asked: dict[str, Any]) -> Any:
     return _own("cluster", "as_json")(result)
+
+
+def _show_generate(result: Any, asked: dict[str, Any]) -> None:
+    print(_own("generate", "as_text")(result))
+    if asked.get("report"):
+        print(f"\nreport: {asked['report']}")
+
+
+def _json_generate(result: Any, asked: dict[str, Any]) -> Any:
+    return _own("generate", "as_json")(result)
 
 
 def _show_compare(result: Any, asked: dict[str, Any]) -> None:

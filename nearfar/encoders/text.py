@@ -15,7 +15,15 @@ from nearfar.data.kinds import Text
 from nearfar.encoders.cpu_linear import use_faster_linear
 from nearfar.encoders.encoder import Encoder, Features
 from nearfar.encoders.lengths import joined, length_groups, near_length_groups
-from nearfar.encoders.pretrained import freeze_pooler, load_model, model_folder, refuse_code, save_model
+from nearfar.encoders.pretrained import (
+    freeze_pooler,
+    load_model,
+    load_tokenizer,
+    model_folder,
+    position_limit,
+    refuse_code,
+    save_model,
+)
 from nearfar.encoders.sentence_folder import read_sentence_folder, write_sentence_folder
 from nearfar.encoders.settings import read_settings, write_settings
 from nearfar.encoders.wordpiece import train_wordpiece
@@ -93,14 +101,14 @@ class TransformerText(Encoder):
         """
         said = read_sentence_folder(model_folder(name))
         refuse_code(said.transformer)
-        model, tokenizer = load_model(said.transformer), _load_tokenizer(said.transformer)
+        model, tokenizer = cls.read_model(said.transformer), load_tokenizer(said.transformer)
         if getattr(model.config, "is_encoder_decoder", False):
             raise ArtefactError(
                 f"{said.transformer} is an encoder-decoder; nearfar reads encoders and decoders"
             )
         if said.lower_case:
             _lower_case(tokenizer)
-        limits = [limit for limit in (_position_limit(model), tokenizer.model_max_length) if limit]
+        limits = [limit for limit in (position_limit(model), tokenizer.model_max_length) if limit]
         limit = min(*limits, said.max_length or 10**9)
         encoder = cls(
             model,
@@ -156,6 +164,16 @@ class TransformerText(Encoder):
         )
         return cls(BertModel(config), tokenizer, max_length=max_length)
 
+    @staticmethod
+    def read_model(folder: Path) -> Any:
+        """The model of a folder that `refuse_code` let pass."""
+        return load_model(folder)
+
+    @property
+    def trunk(self) -> Any:
+        """What maps token numbers to hidden states."""
+        return self.model
+
     def prepare(self, rows: Sequence[Any]) -> dict[str, Tensor]:
         """Tokenise B texts, padded to the longest.
 
@@ -173,7 +191,7 @@ class TransformerText(Encoder):
         Raises:
             ArgumentError: the model cannot take so many, or so few.
         """
-        limit = _position_limit(self.model)
+        limit = position_limit(self.model)
         if not 3 <= max_length <= (limit or max_length):
             raise ArgumentError(
                 f"max_length={max_length}: this model takes 3 to {limit or 'any number of'} tokens"
@@ -259,7 +277,7 @@ class TransformerText(Encoder):
 
     def _at_once(self, ids: Tensor, given: Tensor | None, layers: bool, attention: bool) -> Features:
         with _attention_weights(self.model) if attention else nullcontext():
-            out = self.model(
+            out = self.trunk(
                 input_ids=ids,
                 attention_mask=given,
                 output_hidden_states=layers or needs_layers(self.pooling),
@@ -297,7 +315,7 @@ class TransformerText(Encoder):
         """
         _, settings = read_settings(folder, expected=cls.__name__)
         refuse_code(folder)
-        encoder = cls(load_model(folder), _load_tokenizer(folder), **settings)
+        encoder = cls(cls.read_model(folder), load_tokenizer(folder), **settings)
         encoder.pooling_is_own = True
         return encoder
 
@@ -311,31 +329,6 @@ def _attention_weights(model: Any) -> Iterator[None]:
         yield
     finally:
         model.set_attn_implementation(usual)
-
-
-def _position_limit(model: Any) -> int | None:
-    positions: int | None = getattr(model.config, "max_position_embeddings", None)
-    if not positions or positions < 0:
-        return None
-    # The RoBERTa family counts positions from the padding's number + 1.
-    taken = [
-        module.padding_idx + 1
-        for module in model.modules()
-        if isinstance(getattr(module, "padding_idx", None), int) and hasattr(module, "position_embeddings")
-    ]
-    return positions - max(taken, default=0)
-
-
-def _load_tokenizer(folder: Path) -> Any:
-    from transformers import AutoTokenizer
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    except (OSError, ValueError, KeyError) as broken:
-        raise ArtefactError(f"{folder} has no tokenizer that can be read: {broken}") from broken
-    if not tokenizer.is_fast:
-        raise ArtefactError(f"{folder} has no fast tokenizer: tokenizer.json is missing")
-    return tokenizer
 
 
 def _lower_case(tokenizer: Any) -> None:

@@ -11,6 +11,7 @@ from nearfar.objectives.relations import relation_distillation
 from nearfar.objectives.set_repulsion import set_repulsion
 from nearfar.objectives.temperature import Temperature
 from nearfar.objectives.tile import Block, Tile
+from nearfar.objectives.tokens import token_contrast
 from nearfar.objectives.uniformity import uniform_optimum, uniformity, uniformity_to_queue
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "relation_distillation",
     "set_repulsion",
     "sup_con",
+    "token_contrast",
     "triplet_margin",
     "uniform_optimum",
     "uniformity",

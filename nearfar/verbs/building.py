@@ -14,6 +14,7 @@ from nearfar.data.checks import require_labels
 from nearfar.data.kinds import Kind, Label, Reading, Text, Vector, accepted
 from nearfar.data.table import Table
 from nearfar.encoders import make_encoder
+from nearfar.encoders.causal import CausalText
 from nearfar.encoders.encoder import Encoder
 from nearfar.errors import ArgumentError, TableError
 from nearfar.method import Method
@@ -171,7 +172,8 @@ def build_method(
                 seen or table, kind, [role] if several and kind is Vector else list(table.kinds)
             )
         made = _of_its_own(cls, argument, examples, seed)
-        made = made or make_encoder(spec, kind, examples, max_length=max_length, seed=seed)
+        causal = get_type_hints(cls.__init__).get(argument) is CausalText
+        made = made or make_encoder(spec, kind, examples, max_length=max_length, seed=seed, causal=causal)
         if hint := _mismatch(cls, argument, made):
             raise ArgumentError(f"{name} needs {hint} for column role {role!r}")
         if several:

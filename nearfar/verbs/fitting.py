@@ -24,7 +24,7 @@ from nearfar.training.run import Run
 from nearfar.training.settings import Settings
 from nearfar.training.trainer import train
 from nearfar.verbs.building import build_method, encoder_specs, hyperparameters_of
-from nearfar.verbs.measure import Embedded, encoded
+from nearfar.verbs.measure import Embedded, encoded, measure_language
 from nearfar.verbs.tasks import HeldOut, told_of, train_by_task
 
 PRETRAINED_RATE = 5e-5
@@ -154,7 +154,8 @@ def _measured(space: Space, table: Table | None) -> tuple[dict[str, Measurement]
         return {}, None
     rows = encoded(space, table)
     z, others, cells = rows
-    return measure_embeddings(z, others, identity=cells, geometry=space.geometry), rows
+    measured = measure_embeddings(z, others, identity=cells, geometry=space.geometry)
+    return {**measured, **measure_language(space, cells)}, rows
 
 
 def _rate(method: Method) -> float:

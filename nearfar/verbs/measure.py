@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,13 @@ import torch
 
 from nearfar.data.kinds import Image, Label, Number, Reading, Text, Vector
 from nearfar.data.table import OnBadRow, Table, read_table
+from nearfar.encoders import SHIPPED
+from nearfar.encoders.causal import CausalText
+from nearfar.encoders.gguf import SUFFIX as GGUF
 from nearfar.errors import ArgumentError
 from nearfar.heads.fusion import WeightedMean
 from nearfar.measures.embeddings import RECORD, Measurement, measure_embeddings
+from nearfar.measures.language import language_measures
 from nearfar.search.records import FUSION, record_roles
 from nearfar.space import Space
 
@@ -36,10 +40,13 @@ def measure(
 
     What is measured follows from what there is: always uniformity, effective rank, isotropy and hubness;
     with pairs also alignment and retrieval; with scores STS; with labels neighbours, probe and clusters;
-    with two modalities their gap; with a space that fuses them, the labels by the fused record as well.
+    with two modalities their gap; with a space that fuses them, the labels by the fused record as well; of a
+    causal language model also perplexity, repetition, and how alike the token states of a text are in every
+    layer (the isotropy audit).
 
     Args:
-        space: a space, its folder, an array [N, d], arrays by role, or a file of vectors.
+        space: a space, its folder, a model of texts (a folder, a GGUF file, "smollm2", a name on the hub), an array
+            [N, d], arrays by role, or a file of vectors.
         table: rows to encode; for vectors, where labels and scores come from (row by row).
         columns: role -> column, where names do not tell.
         on_bad_row: "error" or "skip".
@@ -49,11 +56,13 @@ def measure(
     Returns:
         name -> measurement.
     """
-    if isinstance(space, (str, Path)) and _is_space(Path(space)):
+    if isinstance(space, (str, Path)) and _is_space(space):
         space = Space.load(space)
     geometry = space.geometry if isinstance(space, Space) else "cosine"
     z, others, cells = embedded(space, table, columns=columns, on_bad_row=on_bad_row, batch_size=batch_size)
     measured = measure_embeddings(z, others, identity=cells, geometry=geometry)
+    if isinstance(space, Space):
+        measured |= measure_language(space, cells, by_layer=True)
     if report is not None:
         from nearfar.report.measure_page import write_measure_page
 
@@ -74,7 +83,7 @@ def embedded(
     batch_size: int = 64,
 ) -> Embedded:
     """What `measure` looks at; see there for the arguments."""
-    of_file = isinstance(space, (str, Path)) and not _is_space(Path(space))
+    of_file = isinstance(space, (str, Path)) and not _is_space(space)
     if isinstance(table, (str, Path)):
         encodes = isinstance(space, Space) or (isinstance(space, (str, Path)) and not of_file)
         reads = None if encodes else MEASURED
@@ -134,6 +143,18 @@ def encoded(space: Space, table: Table, *, batch_size: int = 64) -> Embedded:
     return z, others, cells
 
 
+def measure_language(
+    space: Space, cells: Mapping[str, Sequence[Any]], *, by_layer: bool = False
+) -> dict[str, Measurement]:
+    """What the causal language models of a space, if it has any, make of the texts that they encoded."""
+    found: dict[str, Measurement] = {}
+    for role, texts in cells.items():
+        encoder = space.encoders[space.modality_for(role, texts[0])]
+        if isinstance(encoder, CausalText) and not found:  # the anchor's texts; its partners are alike
+            found = language_measures(encoder, texts, by_layer=by_layer)
+    return found
+
+
 def _vector_table(source: str, columns: Mapping[str, str], on_bad_row: OnBadRow) -> Table:
     """A file of vectors with a role for each of its columns of vectors, by name unless `columns` says another."""
     found = read_table(source, reads={}, on_bad_row=on_bad_row).raw_columns
@@ -155,7 +176,13 @@ def _named(table: Table, role: str) -> list[Any]:
     return [names[cell] for cell in table.column(role)] if names else table.column(role)
 
 
-def _is_space(folder: Path) -> bool:
+def _is_space(source: Path | str) -> bool:
+    """Whether what is to be measured is a model: a folder of one, or a name as the hub and packages give it."""
+    folder = Path(source)
+    if str(source) in SHIPPED or folder.suffix == GGUF:
+        return True
+    if not folder.exists():
+        return not folder.suffix and ":" not in str(source)
     return folder.is_dir() and any(
         (folder / name).exists() for name in ("space.json", "modules.json", "config.json")
     )

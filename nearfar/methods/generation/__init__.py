@@ -1,0 +1,1 @@
+"""Language models that are trained or decoded by contrast."""
