@@ -8,14 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from nearfar.data.kinds import Image, Label, Number, Reading, Text, Vector
+from nearfar.data.kinds import ENCODED, Label, Number, Reading, Text, Vector
 from nearfar.data.table import OnBadRow, Table, read_table
 from nearfar.errors import ArgumentError
 from nearfar.measures.embeddings import Measurement, measure_embeddings
+from nearfar.measures.transcripts import RECOGNISER, transcribe
 from nearfar.space import Space
 
-ENCODED = (Text, Image, Vector)
-"""Kinds that encoders read."""
 MEASURED: dict[str, Reading] = {"label": Label | None, "score": Number | None}
 """Roles that measures use where a table has them, beside what is embedded."""
 
@@ -33,7 +32,7 @@ def measure(
 
     What is measured follows from what there is: always uniformity, effective rank, isotropy and hubness;
     with pairs also alignment and retrieval; with scores STS; with labels neighbours, probe and clusters;
-    with two modalities their gap.
+    with two modalities their gap; with a recogniser of speech and a column `text` its errors.
 
     Args:
         space: a space, its folder, an array [N, d], arrays by role, or a file of vectors.
@@ -117,6 +116,9 @@ def encoded(space: Space, table: Table, *, batch_size: int = 64) -> Embedded:
             z[role] = space.encode(cells[role], modality, batch_size=batch_size)
         elif kind not in ENCODED:
             others[role] = _named(table, role)
+    if RECOGNISER in space.parts and table.kinds.get("text") is Text and "audio" in cells:
+        heard = transcribe(space, cells["audio"], batch_size=batch_size)
+        others["transcript"] = list(zip(table.column("text"), heard, strict=True))
     if not z:
         raise ArgumentError(
             f"the space encodes {', '.join(space.modalities)}; {table.name} has "
