@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from nearfar.batching.order import epoch_order
-from nearfar.data.kinds import Id, Image, Label, Number, Reading, Text, Vector
+from nearfar.data.kinds import Audio, Id, Image, Label, Number, Reading, Text, Vector
 from nearfar.encoders.encoder import Encoder
 from nearfar.errors import ArgumentError
 
@@ -191,4 +191,4 @@ class Method(nn.Module, ABC):
         """
 
 
-__all__ = ["Batch", "Embed", "Id", "Image", "Label", "Method", "Number", "Stage", "Text", "Vector"]
+__all__ = ["Audio", "Batch", "Embed", "Id", "Image", "Label", "Method", "Number", "Stage", "Text", "Vector"]

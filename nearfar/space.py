@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from nearfar.encoders import load_encoder
-from nearfar.encoders.encoder import Encoder
+from nearfar.encoders.encoder import Encoder, Features
 from nearfar.errors import ArgumentError, ArtefactError
 from nearfar.files import atomic_folder, read_json, write_json
 from nearfar.geometry import ON_SPHERE, SCORES
@@ -101,7 +101,7 @@ class Space:
         """Embed raw examples, in order.
 
         Args:
-            rows: N raw examples: strings, PIL pictures or float vectors.
+            rows: N raw examples: strings, PIL pictures, sounds or float vectors.
             modality: which encoder reads them; may be omitted where the space has only one.
             batch_size: rows encoded at once.
             normalize: unit length rows; None means yes where the geometry is cosine or gram.
@@ -132,16 +132,29 @@ class Space:
     def _embedded(
         self, rows: Sequence[Any], modality: str, batch_size: int
     ) -> Iterator[tuple[Sequence[int], Tensor]]:
-        encoder, head = self.encoders[modality], self.heads.get(modality)
-        modules = [module for module in (encoder, head) if module is not None]
+        head = self.heads.get(modality)
+        for positions, features in self.features(rows, modality, batch_size):
+            yield positions, features.pooled if head is None else head(features.pooled)
+
+    @torch.inference_mode()
+    def features(
+        self, rows: Sequence[Any], modality: str, batch_size: int = 64
+    ) -> Iterator[tuple[Sequence[int], Features]]:
+        """What the encoder of a modality makes of raw examples, batch by batch, before any head.
+
+        Until the last batch is drawn all modules, heads and parts too, are in evaluation mode.
+
+        Yields:
+            Positions in `rows`, and their features.
+        """
+        encoder, modules = self.encoders[modality], self._modules()
         was_training = [module.training for module in modules]
         device = next((p.device for module in modules for p in module.parameters()), torch.device("cpu"))
         try:
             for module in modules:
                 module.eval()
             for positions, inputs in encoder.batches(rows, batch_size):
-                pooled = encoder({name: tensor.to(device) for name, tensor in inputs.items()}).pooled
-                yield positions, pooled if head is None else head(pooled)
+                yield positions, encoder({name: tensor.to(device) for name, tensor in inputs.items()})
         finally:
             for module, training in zip(modules, was_training, strict=True):
                 module.train(training)

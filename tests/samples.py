@@ -6,8 +6,10 @@ import csv
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 
+from nearfar.data.sound import Sound
 from nearfar.encoders.causal import CausalText
 from nearfar.encoders.text import TransformerText
 from nearfar.space import Space
@@ -37,3 +39,24 @@ def tiny_causal(texts: Sequence[str], seed: int = 0) -> CausalText:
     """A causal language model of two layers, whose weights depend on the seed."""
     torch.manual_seed(seed)
     return CausalText.tiny(texts, vocabulary=300, layers=2, dim=16, heads=2, ffn=32, max_length=64)
+
+
+def sounds(count: int, seconds: float = 0.5, rate: int = 8000, seed: int = 0) -> list[Sound]:
+    """Tones of different pitch in noise, of unequal length; each lasts `seconds` at least."""
+    drawn = np.random.default_rng(seed)
+    made = []
+    for i in range(count):
+        time = np.arange(round((seconds + 0.03 * (i % 3)) * rate)) / rate
+        tone = np.sin(2 * np.pi * (200 + 90 * i) * time) * 0.3 + drawn.normal(scale=0.1, size=len(time))
+        made.append(Sound(tone.astype(np.float32), rate))
+    return made
+
+
+def write_sounds(folder: Path, made: Sequence[Sound], suffix: str = ".wav") -> list[Path]:
+    """Write sounds as files into an existing folder and return their paths."""
+    import soundfile
+
+    paths = [folder / f"sound-{i}{suffix}" for i in range(len(made))]
+    for path, sound in zip(paths, made, strict=True):
+        soundfile.write(path, sound.samples, sound.rate)
+    return paths

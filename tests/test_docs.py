@@ -221,6 +221,7 @@ def test_every_measure_is_explained() -> None:
         **measure_embeddings(z, {"label": labels}, identity={"text": texts}, geometry="lorentz"),
         **measure_embeddings({"text": z["text"], "positive": z["image"]}, {"score": list(range(40))}),
         **measure_embeddings({"text": z["text"], "positive": z["image"]}, {}, geometry="gram"),
+        **measure_embeddings({"audio": z["text"]}, {"transcript": [("said", "heard")] * 40}),
     }
     names = {name.split("/")[0] for name in found} - {"left_out"}
     assert {"modality_gap", "sts", "hit@1", "triplet_accuracy", "knn_accuracy"} <= names

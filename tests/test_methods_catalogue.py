@@ -19,7 +19,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nearfar.data.kinds import Id, Image, Kind, Label, Number, Text, Vector, accepted
+from nearfar.data.kinds import ENCODED, Audio, Id, Image, Kind, Label, Number, Text, Vector, accepted
+from nearfar.data.roles import EMBEDDED
+from nearfar.data.sound import Sound
 from nearfar.data.table import Table, read_table
 from nearfar.errors import ArgumentError, TableError
 from nearfar.method import Batch, Method
@@ -57,8 +59,11 @@ def cells(role: str, kind: type[Kind], rows: int) -> list[Any]:
     """Cells of one column, other ones for every role."""
     drawn = np.random.default_rng(zlib.crc32(role.encode()))
     made: dict[type[Kind], Any] = {
-        Text: lambda i: f"{WORDS[i % len(WORDS)]} over the {role} of {'very ' * (i % 3)}old town {i}",
+        Text: lambda i: (
+            f"{WORDS[i % len(WORDS)]} over the {role} of {'very ' * (i % 3)}old town {chr(97 + i)}"
+        ),
         Image: lambda i: PIL.Image.fromarray(drawn.integers(0, 256, (8, 8, 3), dtype=np.uint8)),
+        Audio: lambda i: Sound(drawn.normal(scale=0.1, size=3000 + 400 * (i % 2)).astype(np.float32), 8000),
         Vector: lambda i: drawn.normal(size=6).tolist(),
         Label: lambda i: "ab"[i % 2],
         Number: lambda i: i / 7 + 0.25,
@@ -77,13 +82,13 @@ def shapes_of_table(name: str) -> Iterator[dict[str, type[Kind]]]:
     reads = {role: accepted(reading) for role, reading in method_class(name).reads.items()}
     needed = {role: kinds[0] for role, (kinds, optional) in reads.items() if not optional}
     starts = [needed]
-    if not {Text, Image, Vector} & set(needed.values()):
-        starts = [{r: k[0], **needed} for r, (k, _) in reads.items() if r in ("text", "image", "vector")]
+    if not set(ENCODED) & set(needed.values()):
+        starts = [{r: k[0], **needed} for r, (k, _) in reads.items() if r in EMBEDDED]
     for start in starts:
         yield dict(start)
         growing = dict(start)
         for role, (kinds, optional) in reads.items():
-            if optional and role not in ("text", "image", "vector"):
+            if optional and role not in EMBEDDED:
                 growing[role] = next((kind for kind in start.values() if kind in kinds), kinds[0])
                 yield dict(growing)
 
@@ -181,7 +186,15 @@ def test_the_entry_is_what_the_class_is(name: str) -> None:
     assert issubclass(cls, Method)
     assert (found.class_name, found.module) == (cls.__name__, cls.__module__)
     assert list(found.reads) == list(cls.reads)
-    names = {"Text": Text, "Image": Image, "Vector": Vector, "Label": Label, "Number": Number, "Id": Id}
+    names = {
+        "Text": Text,
+        "Image": Image,
+        "Audio": Audio,
+        "Vector": Vector,
+        "Label": Label,
+        "Number": Number,
+        "Id": Id,
+    }
     assert {role: eval(reading, names) for role, reading in found.reads.items()} == dict(cls.reads)
     arguments = dict(list(inspect.signature(cls.__init__).parameters.items())[1:])
     assert [*found.encoders, *(h.name for h in found.hyperparameters)] == list(arguments)

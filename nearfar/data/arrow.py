@@ -12,11 +12,12 @@ import numpy as np
 import pyarrow as pa
 
 from nearfar.data.faults import Faults, shown
+from nearfar.data.sound import Sound, encoded
 
 BATCH_ROWS = 1000
 """Rows of one Arrow record batch: what one read brings into memory."""
 
-IMAGE_TYPE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+FILE_TYPE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
 _TYPES: dict[str, pa.DataType] = {
     "text": pa.string(),
@@ -25,7 +26,8 @@ _TYPES: dict[str, pa.DataType] = {
     "truth value": pa.bool_(),
     "list of numbers": pa.list_(pa.float32()),
     "list of strings": pa.list_(pa.string()),
-    "image": IMAGE_TYPE,
+    "image": FILE_TYPE,
+    "sound": FILE_TYPE,
     "bytes": pa.binary(),
 }
 _PLAIN = {str: "text", int: "integer", float: "number", bool: "truth value", bytes: "bytes", dict: "object"}
@@ -48,6 +50,8 @@ def category(value: Any) -> str | None:
         return "list of strings" if all(isinstance(v, str) for v in value) else "object"
     if type(value).__module__.startswith("PIL."):
         return "image"
+    if isinstance(value, Sound):
+        return "sound"
     return "text" if isinstance(value, str) else "object"
 
 
@@ -87,6 +91,8 @@ def _fitted(value: Any, wanted: str) -> Any:
         buffer = io.BytesIO()
         value.save(buffer, format="PNG")
         return {"bytes": buffer.getvalue(), "path": None}
+    if wanted == "sound":
+        return {"bytes": encoded(value), "path": None}
     return value.item() if isinstance(value, np.generic) else value
 
 

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nearfar.data.columns import SAMPLE, Column, open_image, scan, stored_cells
+from nearfar.data.columns import SAMPLE, Column, scan, stored_cells
 from nearfar.data.faults import Faults, shown
-from nearfar.data.kinds import Image, Label, Number, Text, Vector
+from nearfar.data.kinds import Audio, Image, Label, Number, Text, Vector
+from nearfar.data.media import open_image, open_sound
+from nearfar.data.sound import SHORTEST, Sound
 from nearfar.data.source import Source
 from nearfar.errors import TableError
 from nearfar.progress import progress
@@ -19,6 +21,8 @@ from nearfar.progress import progress
 if TYPE_CHECKING:
     from nearfar.data.table import Table
 
+FEW_SOUNDS = 64
+"""Sounds decoded at once in a pass over a table."""
 Problem = tuple[str, str]
 """(reason, by which faults are counted; message)."""
 
@@ -63,6 +67,8 @@ def _check(source: Source, column: Column) -> Callable[[Any], Problem | None]:
         return _text_problem
     if column.kind is Image:
         return lambda cell: _image_problem(cell, source.folder)
+    if column.kind is Audio:
+        return lambda cell: _sound_problem(cell, source.folder)
     if column.kind is Vector:
         width = _usual_width(source, column)
         return lambda cell: _vector_problem(cell, column, width)
@@ -81,6 +87,19 @@ def _image_problem(cell: Any, folder: Path | None) -> Problem | None:
     except ValueError as broken:
         return "an unreadable picture", str(broken)
     return None
+
+
+def _sound_problem(cell: Any, folder: Path | None) -> Problem | None:
+    try:
+        sound = open_sound(cell, folder)
+    except ValueError as broken:
+        return "an unreadable sound", str(broken)
+    if sound.seconds >= SHORTEST:
+        return None
+    return (
+        "a sound that is too short",
+        f"the sound lasts {1000 * sound.seconds:.0f} ms, less than one frame ({1000 * SHORTEST:.0f} ms)",
+    )
 
 
 def _usual_width(source: Source, column: Column) -> int:
@@ -146,6 +165,26 @@ def require_labels(table: Table, role: str = "label") -> None:
             f"{table.name}, column {column!r}: each of the {len(table):,} rows has its own label, so "
             f"that no two belong together (another column: --column {role}=NAME)"
         )
+
+
+def require_sounds(table: Table, role: str, problem: Callable[[int, Sound], str | None]) -> None:
+    """Refuse a table with a sound that a method cannot use.
+
+    Args:
+        table: its rows are decoded once, in order.
+        role: of the sounds.
+        problem: (index of a row, its sound) -> what is wrong with it and what to do, or None.
+
+    Raises:
+        TableError: names the row, the column and the problem.
+    """
+    for start in range(0, len(table), FEW_SOUNDS):
+        rows = range(start, min(start + FEW_SOUNDS, len(table)))
+        for at, sound in zip(rows, table.rows(rows)[role], strict=True):
+            if (wrong := problem(at, sound)) is not None:
+                raise TableError(
+                    f"{table.name}, row {table.row_numbers([at])[0]}, column {table.role_columns[role]!r}: {wrong}"
+                )
 
 
 def require_rows(table: Table, batch_size: int) -> None:

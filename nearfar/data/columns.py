@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -13,13 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nearfar.data.kinds import Id, Image, Kind, Label, Number, Text, Vector
-from nearfar.data.readers.folders import IMAGE_SUFFIXES
+from nearfar.data.kinds import Audio, Id, Image, Kind, Label, Number, Text, Vector
+from nearfar.data.media import file_bytes, file_kind, open_image, open_sound
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from datasets import Dataset
-    from PIL.Image import Image as Picture
 
 SAMPLE = 1000
 """Rows that the kind of a column is read off from."""
@@ -28,7 +26,6 @@ FEW = 3
 SCAN = 1000
 """Rows in memory at once in a pass over the table."""
 
-_MAGIC = (b"\x89PNG\r\n", b"\xff\xd8\xff", b"GIF8", b"RIFF", b"BM", b"II*\0", b"MM\0*")
 _WHOLE = re.compile(r"(0|-?[1-9][0-9]{0,17})\Z")
 
 
@@ -92,56 +89,6 @@ def _unpacked(column: pa.ChunkedArray) -> list[Any]:
     return cells
 
 
-def _image_bytes(cell: Any, folder: Path | None) -> bytes:
-    if isinstance(cell, dict):
-        cell = cell.get("bytes") or cell.get("path")
-    if isinstance(cell, bytes):
-        return cell
-    if not cell:
-        raise ValueError("the picture has neither bytes nor a file")
-    path = (folder or Path()) / cell
-    try:
-        return path.read_bytes()
-    except (OSError, ValueError) as missing:
-        reason = getattr(missing, "strerror", None) or missing
-        raise ValueError(f"the picture {path} cannot be read ({reason})") from None
-
-
-def open_image(cell: Any, folder: Path | None) -> Picture:
-    """Decode a picture to RGB, upright (EXIF), the first frame of an animation.
-
-    Raises:
-        ValueError: there is no such file, or it is no picture, or it is cut off.
-    """
-    from PIL import Image as Pictures
-    from PIL import ImageOps
-
-    encoded = _image_bytes(cell, folder)
-    try:
-        with Pictures.open(io.BytesIO(encoded)) as picture:
-            picture.load()
-            upright = ImageOps.exif_transpose(picture)
-            if upright.mode.startswith("I"):
-                # 16-bit grey: converting to RGB would clip all but the darkest 256 levels to white.
-                upright = Pictures.fromarray((np.asarray(upright).clip(0, 65535) / 257).astype(np.uint8))
-            return upright.convert("RGB")
-    except (OSError, SyntaxError, ValueError, Pictures.DecompressionBombError) as broken:
-        path = cell.get("path") if isinstance(cell, dict) else cell
-        named = f" {path}" if isinstance(path, str) else ""
-        raise ValueError(f"the picture{named} cannot be decoded ({broken})") from None
-
-
-def _is_image(cells: Sequence[Any], folder: Path | None) -> bool:
-    if all(isinstance(cell, str) for cell in cells):
-        if not all(Path(cell).suffix.lower() in IMAGE_SUFFIXES for cell in cells):
-            return False
-        return any(((folder or Path()) / cell).is_file() for cell in cells[:20])
-    try:
-        return any(_image_bytes(cell, folder).startswith(_MAGIC) for cell in cells[:20])
-    except ValueError:
-        return isinstance(cells[0], dict) and Path(str(cells[0].get("path"))).suffix.lower() in IMAGE_SUFFIXES
-
-
 def _parsed_vector(cell: Any) -> np.ndarray:
     if isinstance(cell, np.ndarray):
         return cell
@@ -183,8 +130,8 @@ def accepts(parse: Callable[[Any], Any], cells: Sequence[Any]) -> bool:
 def detect(dataset: Dataset, name: str, folder: Path | None) -> type[Kind] | None:
     """The kind that the first cells of a column suggest; None where it is of no kind (nested data)."""
     found = dataset.features[name]
-    if type(found).__name__ == "ClassLabel":
-        return Label
+    if type(found).__name__ in ("ClassLabel", "Audio"):
+        return Label if type(found).__name__ == "ClassLabel" else Audio
     [stored] = stored_cells(dataset, [name], slice(0, SAMPLE)).values()
     cells = [cell for cell in stored if cell is not None and not (isinstance(cell, str) and not cell.strip())]
     if not cells:
@@ -193,7 +140,7 @@ def detect(dataset: Dataset, name: str, folder: Path | None) -> type[Kind] | Non
     if isinstance(first, (np.ndarray, bool)):
         return Label if isinstance(first, bool) else Vector
     if isinstance(first, (dict, bytes)):
-        return Image if _is_image(cells, folder) else None
+        return file_kind(cells, folder)
     if isinstance(first, float):
         return Number
     if isinstance(first, int):
@@ -212,8 +159,8 @@ def _kind_of_strings(cells: Sequence[str], folder: Path | None) -> type[Kind]:
         return named if whole and named else Number
     if cells[0].lstrip().startswith("[") and accepts(_parsed_vector, cells):
         return Vector
-    if _is_image(cells, folder):
-        return Image
+    if (kind := file_kind(cells, folder)) is not None:
+        return kind
     if max(map(len, cells)) <= 60 and _repeated(cells):
         return Label
     names = all(
@@ -236,7 +183,7 @@ def can_hold(dataset: Dataset, name: str, kind: type[Kind]) -> bool:
     if types.is_floating(stored):
         return kind in (Number, Label)
     if types.is_binary(stored) or types.is_large_binary(stored) or types.is_struct(stored):
-        return kind is Image
+        return kind in (Image, Audio)
     return kind is Vector and _numeric_list(stored)
 
 
@@ -244,6 +191,8 @@ def bind(dataset: Dataset, name: str, kind: type[Kind], folder: Path | None) -> 
     """Read a column as `kind`. For labels this is a pass over the column: it collects the classes."""
     if kind is Image:
         return Column(name, kind, lambda cell: open_image(cell, folder))
+    if kind is Audio:
+        return Column(name, kind, lambda cell: open_sound(cell, folder))
     if kind is Label:
         return _bind_labels(dataset, name)
     decode = {Text: lambda cell: cell, Vector: _parsed_vector, Number: parsed_number, Id: _identity}[kind]
@@ -294,8 +243,8 @@ def _bind_labels(dataset: Dataset, name: str) -> Column:
 
 def cell_bytes(column: Column, cell: Any, folder: Path | None) -> bytes:
     """What a stored cell means, however it is stored: what fingerprints and duplicates go by."""
-    if column.kind is Image:
-        return _image_bytes(cell, folder)
+    if column.kind in (Image, Audio):
+        return file_bytes(cell, folder, "file")
     value = column.decode(cell)
     if column.kind is Text:
         return value.encode()

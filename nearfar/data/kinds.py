@@ -41,6 +41,16 @@ class Image(Kind):
         return type(cell).__module__.startswith("PIL.")
 
 
+class Audio(Kind):
+    """A recording; handed over as a `nearfar.data.sound.Sound`: float32 samples of one channel, and their rate."""
+
+    name = "audio"
+
+    @classmethod
+    def holds(cls, cell: Any) -> bool:
+        return type(cell).__module__ == "nearfar.data.sound"
+
+
 class Vector(Kind):
     """A list of finite numbers, as long in every row; handed over as float32 [d]."""
 
@@ -81,7 +91,9 @@ class Id(Kind):
         return isinstance(cell, int)
 
 
-KINDS: dict[str, type[Kind]] = {k.name: k for k in (Text, Image, Vector, Label, Number, Id)}
+ENCODED = (Text, Image, Audio, Vector)
+"""Kinds that encoders read."""
+KINDS: dict[str, type[Kind]] = {k.name: k for k in (*ENCODED, Label, Number, Id)}
 
 Reading = type[Kind] | types.UnionType
 """What a role accepts: `Text`, `Text | Image`, or `Text | None` where the column may be absent."""

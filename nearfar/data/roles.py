@@ -9,15 +9,29 @@ import numpy as np
 
 from nearfar.data.columns import SAMPLE, accepts, can_hold, class_name, detect, parsed_number, stored_cells
 from nearfar.data.faults import shown
-from nearfar.data.kinds import KINDS, Id, Image, Kind, Label, Number, Reading, Text, Vector, accepted
+from nearfar.data.kinds import (
+    ENCODED,
+    KINDS,
+    Audio,
+    Id,
+    Image,
+    Kind,
+    Label,
+    Number,
+    Reading,
+    Text,
+    Vector,
+    accepted,
+)
 from nearfar.data.source import Source
 from nearfar.errors import ArgumentError, TableError
 
 ROLES: dict[str, Reading] = {
     "text": Text,
-    "positive": Text | Image | Vector,
-    "negative": Text | Image | Vector,
+    "positive": Text | Image | Audio | Vector,
+    "negative": Text | Image | Audio | Vector,
     "image": Image,
+    "audio": Audio,
     "label": Label,
     "score": Number,
     "vector": Vector,
@@ -31,6 +45,7 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "text": (
         *("anchor", "query", "question", "sentence1", "sentence", "premise", "sent0", "docstring", "caption"),
         *("content", "body", "abstract", "description", "document", "passage", "texts", "title"),
+        *("transcript", "transcription"),
     ),
     "positive": (
         *("pos", "sentence2", "entailment", "hypothesis", "sent1", "answer", "positive_passage", "code"),
@@ -38,6 +53,7 @@ ALIASES: dict[str, tuple[str, ...]] = {
     ),
     "negative": ("neg", "contradiction", "hard_neg", "hard_negative", "sent2", "negative_passage"),
     "image": ("img", "picture", "photo", "filepath", "image_path", "file_name", "filename", "path"),
+    "audio": ("sound", "speech", "recording", "waveform", "wav", "filepath", "file_name", "filename", "path"),
     "label": ("labels", "class", "category", "target", "fine_label"),
     "score": ("similarity", "similarity_score", "gold_score", "relevance", "rating"),
     "vector": ("vectors", "embedding", "embeddings", "emb", "features"),
@@ -51,7 +67,7 @@ BY_NAME_ALONE = frozenset({"task"})
 GRADED = frozenset({"sentence2", "hypothesis"})
 """Columns whose nearness to the text another column (a score, a class) states: not all are positives."""
 
-EMBEDDED = ("text", "image", "vector")
+EMBEDDED = ("text", "image", "audio", "vector")
 """Roles of which a table must have one, where no method says what it reads."""
 
 
@@ -205,7 +221,7 @@ def _fits(growing: _Assignment, column: str, kinds: tuple[type[Kind], ...]) -> b
         [cells] = stored_cells(growing.source.dataset, [column], slice(0, SAMPLE)).values()
         numbers = [cell for cell in cells if cell not in (None, "")]
         return accepts(parsed_number if kind is Number else class_name, numbers)
-    return kind in (Text, Label, Id) and seems not in (Image, Vector)
+    return kind in (Text, Label, Id) and seems not in (Image, Audio, Vector)
 
 
 def _by_kind(growing: _Assignment, role: str, kinds: tuple[type[Kind], ...]) -> None:
@@ -231,7 +247,7 @@ def _by_kind(growing: _Assignment, role: str, kinds: tuple[type[Kind], ...]) -> 
 
 def _at_least_one(growing: _Assignment) -> None:
     """Where no method says what is read: something that can be embedded must be."""
-    if any(kind in (Text, Image, Vector) for kind in growing.kinds.values()):
+    if any(kind in ENCODED for kind in growing.kinds.values()):
         return
     for role in EMBEDDED:
         kinds, _ = accepted(ROLES[role])

@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nearfar.data.faults import shown
-from nearfar.data.kinds import Image, Text, Vector
+from nearfar.data.kinds import ENCODED
 from nearfar.errors import ArgumentError, TableError
 
 if TYPE_CHECKING:
     from nearfar.data.table import Table
 
-EXAMPLES = (Text, Image, Vector)
 TRAIN_NAMES = frozenset({"train", "training"})
 TEST_NAMES = (frozenset({"test", "testing"}), frozenset({"validation", "valid", "val", "dev", "eval"}))
 """Names of the side to measure on: the first set that occurs in the table is used."""
@@ -117,5 +116,5 @@ def _marked(table: Table, column: str) -> tuple[np.ndarray, np.ndarray]:
 
 def _contents(table: Table) -> list[bytes]:
     """A digest of each row's cell in the first role that holds an example, not a label or a score."""
-    role = next((role for role, kind in table.kinds.items() if kind in EXAMPLES), next(iter(table.kinds)))
+    role = next((role for role, kind in table.kinds.items() if kind in ENCODED), next(iter(table.kinds)))
     return [hashlib.blake2b(cell, digest_size=16).digest() for cell in table.cell_bytes(role)]

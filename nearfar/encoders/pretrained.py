@@ -90,8 +90,11 @@ def load_model(folder: Path, causal: bool = False) -> Any:
             )
     except (OSError, ValueError, KeyError, RuntimeError) as broken:
         raise ArtefactError(f"{folder} cannot be loaded as a transformers model: {broken}") from broken
-    # The pooler is not used here, and checkpoints of language models have none.
-    missing = sorted(name for name in report["missing_keys"] if not name.startswith("pooler."))
+    # The pooler is not used here, and checkpoints of language models have none; the vector that stands for hidden
+    # frames of a sound is dropped from those fine-tuned for recognition.
+    missing = sorted(
+        name for name in report["missing_keys"] if not name.startswith(("pooler.", "masked_spec_embed"))
+    )
     if missing:
         raise ArtefactError(f"{folder} lacks weights that its architecture needs, such as {missing[0]}")
     return model

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from nearfar.data.kinds import Image, Text
+from nearfar.data.kinds import Audio, Image, Text
 from nearfar.errors import ArgumentError
 from nearfar.measures.applied import (
     Embedded,
@@ -23,8 +23,9 @@ from nearfar.measures.applied import (
 from nearfar.measures.identity import identities
 from nearfar.measures.measurement import Better, Measurement, left_out, mean_over, named
 from nearfar.measures.rows import as_rows, unit_rows
+from nearfar.measures.transcripts import transcripts_of
 
-PRIMARY = ("sts", "mrr@10", "knn_accuracy", "triplet_accuracy", "uniformity")
+PRIMARY = ("character_error", "sts", "mrr@10", "knn_accuracy", "triplet_accuracy", "uniformity")
 """The measures that training may watch, the most telling first."""
 RECORD = "record"
 """The role of what other roles of a row were fused into: nobody's partner, since each is part of it."""
@@ -49,13 +50,14 @@ def measure_embeddings(
     - with a column "score": STS instead of retrieval, and alignment on the pairs of high score only;
     - with a column "label": kNN and logistic probes in cross-validation (a column "group" keeps rows
       together), k-means;
+    - with a column "transcript" of pairs (said, heard): character and word error;
     - with a role "negative" and a partner: triplet accuracy.
 
     What does not apply is said in measurements named "left_out/...".
 
     Args:
         z: role -> [N, d], row-aligned.
-        columns: role -> N cells, for the roles "label", "score" and "group".
+        columns: role -> N cells, for the roles "label", "score", "group" and "transcript".
         identity: role of `z` -> N raw cells. Equal cells are one thing: one row of the spread measures, one
             query, one key with several right answers, one side of a fold.
         modalities: role -> modality. Left out, it is the kind of the raw cells where `identity` has texts or
@@ -98,7 +100,9 @@ def measure_embeddings(
         for leader in leaders.values():
             taken = labels_of(leader, columns["label"], columns.get("group"), seed)
             found += named(taken, leader.role if len(leaders) > 1 else "")
-    read = {"label", "group", "score"} if partners else {"label", "group"}
+    if "transcript" in columns:
+        found += transcripts_of(columns["transcript"])
+    read = {"label", "group", "transcript", *(["score"] if partners else [])}
     unread = sorted(set(columns) - read)
     if unread:
         found.append(left_out("columns", len(unread), n, f"no measure here reads {', '.join(unread)}"))
@@ -151,7 +155,7 @@ def _embedded(
 def _modality(role: str, first: str, identity: Mapping[str, Sequence[Any]]) -> str:
     """The kind of the raw cells, or the role: vectors of one kind may come from two sensors."""
     for source in (role, first) if role in ("positive", "negative") else (role,):
-        for kind in (Text, Image):
+        for kind in (Text, Image, Audio):
             if source in identity and kind.holds(identity[source][0]):
                 return kind.name
     return first if role in ("positive", "negative") else role

@@ -2,6 +2,8 @@
 
 from nearfar.objectives.alignment import alignment
 from nearfar.objectives.binary_nce import binary_nce
+from nearfar.objectives.codes import perplexity, unused_codes
+from nearfar.objectives.ctc import ctc_loss
 from nearfar.objectives.entailment import cone_entailment
 from nearfar.objectives.info_nce import info_nce, info_nce_from_scores, nt_xent, sup_con
 from nearfar.objectives.margins import pair_margin, triplet_margin
@@ -22,11 +24,13 @@ __all__ = [
     "alignment",
     "binary_nce",
     "cone_entailment",
+    "ctc_loss",
     "info_nce",
     "info_nce_from_scores",
     "nt_xent",
     "number_of_negatives",
     "pair_margin",
+    "perplexity",
     "relation_distillation",
     "set_repulsion",
     "sup_con",
@@ -35,4 +39,5 @@ __all__ = [
     "uniform_optimum",
     "uniformity",
     "uniformity_to_queue",
+    "unused_codes",
 ]

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from nearfar.data.checks import require_labels
-from nearfar.data.kinds import Kind, Label, Reading, Text, Vector, accepted
+from nearfar.data.kinds import ENCODED, Audio, Kind, Label, Reading, Text, Vector, accepted
 from nearfar.data.table import Table
 from nearfar.encoders import make_encoder
 from nearfar.encoders.causal import CausalText
@@ -19,11 +19,11 @@ from nearfar.encoders.encoder import Encoder
 from nearfar.errors import ArgumentError, TableError
 from nearfar.method import Method
 from nearfar.methods import entry, method_class
-from nearfar.verbs.measure import ENCODED, MEASURED
+from nearfar.verbs.measure import MEASURED
 
-MOST_EXAMPLES: dict[type[Kind], int] = {Text: 500_000}
+MOST_EXAMPLES: dict[type[Kind], int] = {Text: 500_000, Audio: 100}
 FEW_EXAMPLES = 2_000
-"""Rows, evenly from the table, that an encoder from scratch learns its vocabulary (texts) or its scale from."""
+"""Rows, evenly from the table, that an encoder from scratch learns its vocabulary (texts), scale or rate from."""
 
 
 def reads_of(name: str) -> dict[str, Reading]:

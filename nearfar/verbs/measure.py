@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from nearfar.data.kinds import Image, Label, Number, Reading, Text, Vector
+from nearfar.data.kinds import ENCODED, Label, Number, Reading, Text, Vector
 from nearfar.data.table import OnBadRow, Table, read_table
 from nearfar.encoders import SHIPPED
 from nearfar.encoders.causal import CausalText
@@ -18,11 +18,10 @@ from nearfar.errors import ArgumentError
 from nearfar.heads.fusion import WeightedMean
 from nearfar.measures.embeddings import RECORD, Measurement, measure_embeddings
 from nearfar.measures.language import language_measures
+from nearfar.measures.transcripts import RECOGNISER, transcribe
 from nearfar.search.records import FUSION, record_roles
 from nearfar.space import Space
 
-ENCODED = (Text, Image, Vector)
-"""Kinds that encoders read."""
 MEASURED: dict[str, Reading] = {"label": Label | None, "score": Number | None}
 """Roles that measures use where a table has them, beside what is embedded."""
 
@@ -42,7 +41,7 @@ def measure(
     with pairs also alignment and retrieval; with scores STS; with labels neighbours, probe and clusters;
     with two modalities their gap; with a space that fuses them, the labels by the fused record as well; of a
     causal language model also perplexity, repetition, and how alike the token states of a text are in every
-    layer (the isotropy audit).
+    layer (the isotropy audit); of a recogniser of speech, with a column `text`, its errors.
 
     Args:
         space: a space, its folder, a model of texts (a folder, a GGUF file, "smollm2", a name on the hub), an array
@@ -129,6 +128,9 @@ def encoded(space: Space, table: Table, *, batch_size: int = 64) -> Embedded:
             z[role] = space.encode(cells[role], modality, batch_size=batch_size)
         elif kind not in ENCODED:
             others[role] = _named(table, role)
+    if RECOGNISER in space.parts and table.kinds.get("text") is Text and "audio" in cells:
+        heard = transcribe(space, cells["audio"], batch_size=batch_size)
+        others["transcript"] = list(zip(table.column("text"), heard, strict=True))
     if not z:
         raise ArgumentError(
             f"the space encodes {', '.join(space.modalities)}; {table.name} has "

@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from nearfar.data.kinds import Image
+from nearfar.data.kinds import Audio, Image
+from nearfar.data.media import open_sound
+from nearfar.data.sound import starts_like_sound
 from nearfar.data.table import OnBadRow, Table, read_table
 from nearfar.errors import ArgumentError, TableError
 from nearfar.search.cached import cached_index
@@ -49,8 +51,8 @@ def search_table(
     Args:
         space: a space or its folder.
         table: a table or its source.
-        queries: raw examples of the query's modality (texts, pictures or names of their files, vectors); with
-            sets, sentences such as "near A and B without C".
+        queries: raw examples of the query's modality (texts, pictures or sounds or names of their files,
+            vectors); with sets, sentences such as "near A and B without C".
         sets: name -> examples of what it means: a table's source, such as a text file of one a line, or a list.
         k: answers for each query.
         role: the column searched; None takes `positive` where there is one, else the first readable one.
@@ -95,8 +97,8 @@ def search_table(
 
 
 def _encoded(space: Space, examples: Sequence[Any], modality: str | None) -> np.ndarray:
-    """Embeddings of raw examples, of which those that name a picture stand for it."""
-    examples = [_picture(space, example) for example in examples]
+    """Embeddings of raw examples, of which those that name a picture or a sound stand for it."""
+    examples = [_opened(space, example) for example in examples]
     return space.encode(examples, modality or _modality_of(space, examples[0]))
 
 
@@ -140,15 +142,21 @@ def _modality_of(space: Space, query: Any) -> str:
         if encoder.kind.holds(query):
             return name
     kinds = " or ".join(sorted({encoder.kind.name for encoder in space.encoders.values()}))
-    hint = "; give the name of a picture file" if kinds == "image" else ""
+    files = {"image": "; give the name of a picture file", "audio": "; give the name of a sound file"}
+    hint = files.get(kinds, "")
     raise ArgumentError(f"this space reads {kinds}; it cannot read the query {str(query)[:60]!r}{hint}")
 
 
-def _picture(space: Space, query: Any) -> Any:
-    """The picture behind a query that names a file, where the space reads pictures; else the query itself."""
-    reads_pictures = any(encoder.kind is Image for encoder in space.encoders.values())
-    if not (isinstance(query, (str, Path)) and reads_pictures and Path(query).is_file()):
+def _opened(space: Space, query: Any) -> Any:
+    """The picture or sound behind a query that names a file, where the space reads such; else the query itself."""
+    kinds = {encoder.kind for encoder in space.encoders.values()} & {Image, Audio}
+    if not (isinstance(query, (str, Path)) and kinds and Path(query).is_file()):
         return query
+    if Audio in kinds and (Image not in kinds or starts_like_sound(_start_of(query))):
+        try:
+            return open_sound(str(query), None)
+        except ValueError as broken:
+            raise ArgumentError(f"query {str(query)!r} is no sound that can be read: {broken}") from None
     from PIL import Image as Pillow
     from PIL import UnidentifiedImageError
 
@@ -156,6 +164,11 @@ def _picture(space: Space, query: Any) -> Any:
         return Pillow.open(query).convert("RGB")
     except (UnidentifiedImageError, OSError) as broken:
         raise ArgumentError(f"query {str(query)!r} is no picture that can be read: {broken}") from None
+
+
+def _start_of(file: str | Path) -> bytes:
+    with open(file, "rb") as opened:
+        return opened.read(16)
 
 
 def _by_name(table: Table, cells: dict[str, list[Any]]) -> dict[str, list[Any]]:

@@ -1,4 +1,4 @@
-"""A folder of pictures or of text files; subfolders are class names, or splits and then class names."""
+"""A folder of pictures, of sounds or of text files; subfolders are class names, or splits and then class names."""
 
 from __future__ import annotations
 
@@ -13,36 +13,43 @@ from nearfar.errors import TableError
 IMAGE_SUFFIXES = frozenset(
     {".png", ".jpg", ".jpeg", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm"}
 )
+AUDIO_SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff"})
 TEXT_SUFFIXES = frozenset({".txt", ".md", ".rst", ".text"})
 TABLE_SUFFIXES = frozenset({".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", ".npy", ".npz", ".arrow"})
 SPLIT_FOLDERS = frozenset({"train", "training", "test", "testing", "valid", "validation", "val", "dev"})
 
 
 def open_folder(folder: Path, name: str) -> Source:
-    """Read a folder of pictures (columns image, file) or of texts (columns text, file).
+    """Read a folder of pictures (columns image, file), of sounds (audio, file) or of texts (text, file).
+
+    Text files beside sounds (transcripts, notes) are not read, which is told.
 
     Raises:
-        TableError: there are neither, or both.
+        TableError: there is none of these, or pictures with others.
     """
     files = sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith("."))
     images = [p for p in files if p.suffix.lower() in IMAGE_SUFFIXES]
+    sounds = [p for p in files if p.suffix.lower() in AUDIO_SUFFIXES]
     texts = [p for p in files if p.suffix.lower() in TEXT_SUFFIXES]
     tables = [str(p) for p in files if p.suffix.lower() in TABLE_SUFFIXES][:5]
-    if bool(images) == bool(texts) or (texts and tables):
-        if images:
-            what = "both pictures and text files: put them apart"
-        else:
-            what = f"tables: name one of {', '.join(tables)}" if tables else "no picture and no text file"
+    if images and (sounds or texts):
+        others = "sounds" if sounds else "text files"
+        raise TableError(f"folder {name} holds both pictures and {others}: put them apart")
+    if not (images or sounds) and (tables or not texts):
+        what = (
+            f"tables: name one of {', '.join(tables)}" if tables else "no picture, no sound and no text file"
+        )
         raise TableError(f"folder {name} holds {what}")
-    chosen = images or texts
+    role, chosen = next(
+        (role, found) for role, found in (("image", images), ("audio", sounds), ("text", texts)) if found
+    )
     notes = []
     if len(files) > len(chosen):
         notes.append(f"{len(files) - len(chosen)} files of other kinds in {name} are not read")
     relative = [p.relative_to(folder) for p in chosen]
     places, more = _places(relative)
     states = [(str(p.relative_to(folder)), s.st_size, s.st_mtime_ns) for p in chosen for s in [p.stat()]]
-    key = key_of("folder", bool(images), *states)
-    role = "image" if images else "text"
+    key = key_of("folder", role, *states)
     return stored(key, lambda: _content(folder, role, relative, places, notes + more), name, folder)
 
 
@@ -68,7 +75,7 @@ def _content(
     faults = Faults()
 
     def cell(path: Path, row: int) -> str | None:
-        if role == "image":
+        if role != "text":
             return str(path)  # decoded when it is needed
         try:
             return (folder / path).read_bytes().decode("utf-8-sig")

@@ -1,0 +1,1 @@
+"""Methods of sound and speech."""
