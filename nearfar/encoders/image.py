@@ -81,6 +81,8 @@ class ConvNet(PictureEncoder):
         norm: "group" has no statistics over the batch, so nothing leaks between its rows (which a
             momentum teacher could exploit: He et al., MoCo, CVPR 2020, section 3.3); "batch" has.
         mean, std: of each channel over the training pictures, for pixels in [0, 1].
+        pooling: "mean" of the grid, or "flat": the pooled vector is the whole grid, cell after cell, which
+            keeps where things are.
 
     Raises:
         ArgumentError: a size below 4, a width that 4 does not divide, or another wrong argument.
@@ -94,7 +96,10 @@ class ConvNet(PictureEncoder):
         norm: Literal["group", "batch"] = "group",
         mean: Sequence[float] = (0.5, 0.5, 0.5),
         std: Sequence[float] = (0.25, 0.25, 0.25),
+        pooling: Literal["mean", "flat"] = "mean",
     ) -> None:
+        if pooling not in ("mean", "flat"):
+            raise ArgumentError(f"pooling={pooling!r} is unknown: choose mean or flat")
         if size < SMALLEST_GRID or width < 4 or width % 4 or blocks < 1:
             raise ArgumentError(
                 f"ConvNet(size={size}, width={width}, blocks={blocks}): size must be at least "
@@ -116,7 +121,16 @@ class ConvNet(PictureEncoder):
                 nn.ReLU(),
             ]
             channels, grid = out, -(-grid // stride)
-        self.network, self.dim = nn.Sequential(*layers), channels
+        self.network, self.dim, self.cells = nn.Sequential(*layers), channels, grid * grid
+        if pooling == "flat":
+            self.keep_grid()
+
+    def keep_grid(self) -> Self:
+        """Turn its pooling from "mean" to "flat"; no weight changes."""
+        if "pooling" not in self._settings:  # absent where it is "mean": so it is in what was saved before
+            self._settings["pooling"] = "flat"
+            self.dim *= self.cells
+        return self
 
     @classmethod
     def fitted(cls, examples: Sequence[Any], width: int = 32) -> Self:
@@ -135,7 +149,10 @@ class ConvNet(PictureEncoder):
 
     def forward(self, inputs: dict[str, Tensor]) -> Features:
         """Encode "pixels", [B, 3, size, size] in [0, 1]; tokens are grid cells, row by row."""
-        return grid_features(self.network(self.standardised(inputs)))
+        features = grid_features(self.network(self.standardised(inputs)))
+        if "pooling" in self._settings:
+            features.pooled = features.tokens.flatten(1)
+        return features
 
     def settings(self) -> dict[str, Any]:
         """The arguments it was made with."""

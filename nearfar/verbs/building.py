@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import numpy as np
@@ -28,6 +28,11 @@ def reads_of(name: str) -> dict[str, Reading]:
     """What to map of a table to train and measure a method."""
     reads = method_class(name).reads
     return {**reads, **{role: kind for role, kind in MEASURED.items() if role not in reads}}
+
+
+def together_of(names: Sequence[str]) -> str | None:
+    """The role whose equal cells stay on one side when rows are held out for methods; the first that one asks for."""
+    return next((role for name in names if (role := method_class(name).together)), None)
 
 
 def hyperparameters_of(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
