@@ -71,7 +71,9 @@ class PixelControl:
     """
 
     def __init__(self, name: str, size: int = SIZE, repeat: int = REPEAT) -> None:
+        # Pictures are drawn in memory: no greeting on standard output, no search for a screen.
         os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
+        os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
         gymnasium = need("gymnasium", "control")
         try:
             self.environment = gymnasium.make(name, render_mode="rgb_array")
@@ -89,7 +91,9 @@ class PixelControl:
         space = self.environment.action_space
         self.choices = hasattr(space, "n")
         if not self.choices and not (hasattr(space, "low") and np.isfinite([space.low, space.high]).all()):
-            raise ArgumentError(f"the environment {name!r} takes actions {space}: choices or bounded numbers are needed")
+            raise ArgumentError(
+                f"the environment {name!r} takes actions {space}: choices or bounded numbers are needed"
+            )
         self.width = int(space.n) if self.choices else int(np.prod(space.shape))
         self.frames: deque[np.ndarray] = deque(maxlen=FRAMES)
         self.state = np.empty(0, dtype=np.float32)
@@ -175,7 +179,7 @@ def _acted(control: PixelControl, steps: int) -> Iterator[dict[str, Any]]:
     draw = np.random.default_rng(0)
     script = SCRIPTS.get(control.name)
     episode, begun, seen, action, held = -1, steps, np.empty(0), np.empty(0), 0
-    for step in track(range(steps), f"acting in {control.name}"):
+    for _ in track(range(steps), f"acting in {control.name}"):
         if begun >= EPISODE:
             episode, begun, held = episode + 1, 0, 0
             seen = control.reset(seed=episode)

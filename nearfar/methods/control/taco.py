@@ -35,7 +35,7 @@ class TACO(Method):
         U, q   = codes of a_t .. a_{t+K-1}, and MLP([z_t, U])                  see `ActionDynamics`
         taco   = CE(q_i^T W y_j, i)       y = stop phi(shift'(o_{t+K}))        z_t = phi(shift(o_t))
         curl   = CE(z_i^T W y_j, i)       y = stop phi(shift''(o_t))           the same W
-        reward = mean (MLP([z_t, U]) - R)^2    R = sum_{i<n} discount^i r_{t+i}
+        reward = mean (MLP([z_t, U]) - R)^2    R = sum_{i<n} discount^i r_{t+i}, standardised over the table
 
     and the sum of the three is minimised. The shifts are drawn independently. Targets carry no gradient but are
     the network's own: there is no momentum encoder. No window leaves its episode, nor a gap in the table.
@@ -46,7 +46,8 @@ class TACO(Method):
     `nearfar.training.reinforcement.train_agent`.
 
     A `ConvNet` hands over its whole grid, not its mean. The paper trains with Adam, without decay, at 1e-4 and
-    batches of 1,024: settings of the run. From memory: how W starts. Not offered: the offline variants.
+    batches of 1,024: settings of the run. From memory: how W starts. Ours: R is standardised, since rewards of any
+    size would drown the contrasts (the paper's tasks pay from 0 to 1). Not offered: the offline variants.
 
     Args:
         horizon: K, steps from a state to its future.
@@ -85,6 +86,7 @@ class TACO(Method):
         self.dim, self.hidden, self.pad = dim, hidden, pad
         self.dynamics: ActionDynamics | None = None
         self.reward: Projection | None = None
+        self.mean_return, self.spread_of_returns = 0.0, 1.0
         self.starts = np.empty(0, dtype=np.int64)
 
     # -- which rows --------------------------------------------------------------------------------
@@ -95,24 +97,25 @@ class TACO(Method):
         return max(self.horizon, self.returns - 1)
 
     def begin(self, table: Table) -> None:
-        """Find the rows that have a future, and how wide actions are."""
+        """Find the rows that have a future, how wide actions are, and the size of returns."""
         numbers = np.array(table.row_numbers(np.arange(len(table))))
-        self.starts = windows(np.array(table.column("episode")), 0, self.reach, numbers)[:, 0]
-        if not len(self.starts):
+        found = windows(np.array(table.column("episode")), 0, self.reach, numbers)
+        if not len(found):
             raise TableError(
                 f"{table.name}, column {table.role_columns['episode']!r}: no row has {self.reach} more of its "
                 "episode right after it. Rows must be time steps in order, episode after episode; or give a smaller "
                 "horizon and returns"
             )
-        self.act_with(len(table.rows([0])["action"][0]))
+        self.starts = found[:, 0]
+        returns = self._returns(np.array(table.column("reward"))[found])
+        self.mean_return, self.spread_of_returns = float(returns.mean()), float(returns.std()) or 1.0
+        width = len(table.rows([0])["action"][0])
+        self.dynamics = ActionDynamics(self.dim, width, horizon=self.horizon, hidden=self.hidden)
+        self.reward = Projection(self.dynamics.next.dims[0], self.hidden, 1, kind="mlp")
 
-    def act_with(self, width: int) -> ActionDynamics:
-        """Make the parts whose size is the width of actions, unless they are there."""
-        if self.dynamics is None:
-            self.dynamics = ActionDynamics(self.dim, width, horizon=self.horizon, hidden=self.hidden)
-            joined = self.dynamics.next.dims[0]
-            self.reward = Projection(joined, self.hidden, 1, kind="mlp")
-        return self.dynamics
+    def _returns(self, rewards: np.ndarray) -> np.ndarray:
+        """R as summed, [W], of the rewards of windows [W, reach + 1]."""
+        return discounted(rewards[:, : self.returns], self.discount)
 
     def order(self, rows: int, batch_size: int, seed: int, epoch: int) -> np.ndarray:
         return order_of_some(self.starts, rows, batch_size, seed, epoch)
@@ -122,12 +125,12 @@ class TACO(Method):
         reach = rows[:, None] + np.arange(self.reach + 1)
         cells = table.rows(np.unique(reach))
         at = np.searchsorted(np.unique(reach), reach)
-        actions, rewards = np.stack(cells["action"]), np.array(cells["reward"])
+        actions, returns = np.stack(cells["action"]), self._returns(np.array(cells["reward"])[at])
         return {
             "image": [cells["image"][i] for i in at[:, 0]],
             "future": [cells["image"][i] for i in at[:, self.horizon]],
             "action": list(actions[at[:, : self.horizon]]),
-            "reward": discounted(rewards[at[:, : self.returns]], self.discount).tolist(),
+            "reward": ((returns - self.mean_return) / self.spread_of_returns).tolist(),
         }
 
     # -- learning ----------------------------------------------------------------------------------
@@ -136,9 +139,7 @@ class TACO(Method):
         now, future = (self.encoder.prepare(rows[role])["pixels"] for role in ("image", "future"))
         views = {"now": now, "again": now, "future": future}
         return {
-            **{
-                name: {"pixels": random_shift(pixels, generator, self.pad)} for name, pixels in views.items()
-            },
+            **{name: {"pixels": random_shift(pixels, generator, self.pad)} for name, pixels in views.items()},
             "action": torch.from_numpy(np.stack(rows["action"])),
             "reward": torch.tensor(rows["reward"], dtype=torch.float32),
         }
@@ -153,7 +154,7 @@ class TACO(Method):
 
     def _dynamics(self) -> ActionDynamics:
         if self.dynamics is None:
-            raise ArgumentError("TACO does not know how wide actions are: call begin(table) or act_with(width)")
+            raise ArgumentError("TACO does not know how wide actions are: call begin(table) first")
         return self.dynamics
 
     def contrast(self, z: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
