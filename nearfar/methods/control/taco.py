@@ -174,6 +174,14 @@ class TACO(Method):
     def negatives(self, batch_size: int) -> int:
         return 0  # two contrasts and a regression: their sum has no such baseline
 
+    @property
+    def action_code(self) -> nn.Module:
+        """u, which an agent's critic reads actions through and trains as well."""
+        return self._dynamics().code
+
+    def notes(self) -> list[str]:
+        return [f"{len(self.starts):,} rows have {self.reach} more of their episode after them; futures are theirs"]
+
     def space(self) -> Space:
         parts = {} if self.dynamics is None else {"dynamics": self.dynamics}
         return Space({"image": self.encoder}, {"image": self.head}, parts=parts)
