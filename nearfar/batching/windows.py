@@ -43,6 +43,12 @@ def discounted(rewards: np.ndarray, discount: float) -> np.ndarray:
     return np.asarray(rewards, dtype=np.float64) @ discount ** np.arange(np.shape(rewards)[-1])
 
 
+def spread(values: np.ndarray) -> float:
+    """Standard deviation of rewards or returns [N], to divide them by; 1 where they are all equal."""
+    deviation = float(np.std(values))
+    return deviation if deviation > 1e-9 * float(np.abs(values).max()) else 1.0
+
+
 def order_of_some(chosen: np.ndarray, rows: int, batch_size: int, seed: int, epoch: int) -> np.ndarray:
     """An order of an epoch, as `Method.order`, in which only the chosen rows come.
 

@@ -178,7 +178,7 @@ def _acted(control: PixelControl, steps: int) -> Iterator[dict[str, Any]]:
 
     draw = np.random.default_rng(0)
     script = SCRIPTS.get(control.name)
-    episode, begun, seen, action, held = -1, steps, np.empty(0), np.empty(0), 0
+    episode, begun, seen, action, held = -1, EPISODE, np.empty(0), np.empty(0), 0
     for _ in track(range(steps), f"acting in {control.name}"):
         if begun >= EPISODE:
             episode, begun, held = episode + 1, 0, 0

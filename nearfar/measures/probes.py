@@ -95,9 +95,7 @@ def logistic_probe(
     return _result(_logistic(rows, classes, unseen, seed), truth)
 
 
-def ridge_probe(
-    train: Embeddings, y: ArrayLike, test: Embeddings, y_test: ArrayLike
-) -> NDArray[np.float64]:
+def ridge_probe(train: Embeddings, y: ArrayLike, test: Embeddings, y_test: ArrayLike) -> NDArray[np.float64]:
     """Linear regression on frozen embeddings: what part of each quantity's variance it explains.
 
     Features are standardised by the train rows; the L2 strength is the one of `PENALTIES` with the least

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -57,7 +56,12 @@ def experiment(data: DataFolder) -> Experiment:
             "taco": partial(_space, TACO, training, test),
         },
         claims=(
-            Claim("the future under actions teaches velocity better than two views of now", "taco", "curl", "velocity R2"),
+            Claim(
+                "the future under actions teaches velocity better than two views of now",
+                "taco",
+                "curl",
+                "velocity R2",
+            ),
         ),
         examples={},
     )
@@ -91,7 +95,10 @@ def _found(made: TACO, z: np.ndarray, table: Table) -> float:
     assert made.dynamics is not None
     numbers = np.array(table.row_numbers(np.arange(len(table))))
     found = windows(np.array(table.column("episode")), 0, made.horizon, numbers)
-    now, actions = torch.from_numpy(z)[found[:, 0]], torch.from_numpy(np.stack(table.column("action")))[found[:, :-1]]
+    now, actions = (
+        torch.from_numpy(z)[found[:, 0]],
+        torch.from_numpy(np.stack(table.column("action")))[found[:, :-1]],
+    )
     if isinstance(made, WithoutActions):
         actions = torch.zeros_like(actions)
     queries = made.dynamics.score(now) if isinstance(made, Curl) else made.dynamics(now, actions)

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from nearfar.batching.windows import spread
 from nearfar.data.environments import PixelControl
 from nearfar.data.table import Table
 from nearfar.encoders.encoder import Encoder
@@ -102,7 +103,7 @@ class AgentRun:
 
     @property
     def area(self) -> float:
-        """Mean return of the episodes that began to be learned from: the area under the curve, over its width."""
+        """Mean return of the episodes that ended after learning began: the area under the curve, over its width."""
         return float(np.mean([value for step, value in self.returns if step > self.learned_from]))
 
 
@@ -251,10 +252,10 @@ class _Learner:
             )
         method: Any = self.method
         method.begin(self.buffer)
-        [encoder] = [one for one in method.encoders()]
+        encoder, *_ = method.encoders()
         code = getattr(method, "action_code", None) or nn.Identity()
         agent = Agent(encoder, code, self.control.width, self.settings)
-        self.scale = float(np.std(self.buffer.column("reward"))) or 1.0
+        self.scale = spread(np.array(self.buffer.column("reward")))
         rate = self.settings.learning_rate
         shared = [*agent.encoder.parameters(), *agent.code.parameters(), *agent.critic.parameters()]
         self.critic_optimiser = torch.optim.Adam(shared, rate)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nearfar.batching.windows import discounted, order_of_some, windows
+from nearfar.batching.windows import discounted, order_of_some, spread, windows
 from nearfar.data.kinds import Id, Image, Number, Vector
 from nearfar.encoders.encoder import Encoder
 from nearfar.encoders.image import ConvNet
@@ -108,7 +108,7 @@ class TACO(Method):
             )
         self.starts = found[:, 0]
         returns = self._returns(np.array(table.column("reward"))[found])
-        self.mean_return, self.spread_of_returns = float(returns.mean()), float(returns.std()) or 1.0
+        self.mean_return, self.spread_of_returns = float(returns.mean()), spread(returns)
         width = len(table.rows([0])["action"][0])
         self.dynamics = ActionDynamics(self.dim, width, horizon=self.horizon, hidden=self.hidden)
         self.reward = Projection(self.dynamics.next.dims[0], self.hidden, 1, kind="mlp")
@@ -180,7 +180,9 @@ class TACO(Method):
         return self._dynamics().code
 
     def notes(self) -> list[str]:
-        return [f"{len(self.starts):,} rows have {self.reach} more of their episode after them; futures are theirs"]
+        return [
+            f"{len(self.starts):,} rows have {self.reach} more of their episode after them; futures are theirs"
+        ]
 
     def space(self) -> Space:
         parts = {} if self.dynamics is None else {"dynamics": self.dynamics}
