@@ -12,7 +12,7 @@ that shrinks. It is used from Python only: acting is no table, and no `fit`.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
@@ -83,7 +83,7 @@ class AgentSettings:
         return (1 - past) * self.noise[0] + past * self.noise[1]
 
 
-@dataclass
+@dataclass(frozen=True)
 class AgentRun:
     """How it went.
 
@@ -96,10 +96,10 @@ class AgentRun:
     """
 
     agent: Agent
-    returns: list[tuple[int, float]] = field(default_factory=list)
-    learned_from: int = 0
-    terms: dict[str, float] = field(default_factory=dict)
-    seconds: float = 0.0
+    returns: list[tuple[int, float]]
+    learned_from: int
+    terms: dict[str, float]
+    seconds: float
 
     @property
     def area(self) -> float:
@@ -221,28 +221,29 @@ class _Learner:
     def run(self) -> AgentRun:
         settings, control, started = self.settings, self.control, time.monotonic()
         torch.manual_seed(settings.seed)
-        run: AgentRun | None = None
-        earned, before, seen = 0.0, [], control.reset(seed=settings.seed)
+        agent: Agent | None = None
+        returns: list[tuple[int, float]] = []
+        terms: dict[str, float] = {}
+        earned, seen = 0.0, control.reset(seed=settings.seed)
         with progress(f"acting in {control.name}", settings.steps) as shown:
             for step in range(settings.steps):
                 if step == settings.random_steps:
-                    run = AgentRun(self._make(), before, step)
+                    agent = self._make()
                 noise = settings.noise_at(step)
-                action = control.random_action(self.draw) if run is None else run.agent.act(seen, noise)
+                action = control.random_action(self.draw) if agent is None else agent.act(seen, noise)
                 later, reward, ended, cut = control.step(action)
                 self.buffer.add(seen, action, reward, ended)
                 earned += reward
                 if ended or cut:
                     self.buffer.close(later)
-                    (before if run is None else run.returns).append((step + 1, earned))
+                    returns.append((step + 1, earned))
                     earned, later = 0.0, control.reset()
                 seen = later
-                if run is not None and step % settings.update_every == 0:
-                    run.terms = self._update(run.agent, noise)
+                if agent is not None and step % settings.update_every == 0:
+                    terms = self._update(agent, noise)
                 shown.advance()
-        assert run is not None
-        run.seconds = time.monotonic() - started
-        return run
+        assert agent is not None
+        return AgentRun(agent, returns, settings.random_steps, terms, time.monotonic() - started)
 
     def _make(self) -> Agent:
         """The agent and the optimisers, once it is known what actions and rewards look like."""

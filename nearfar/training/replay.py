@@ -101,7 +101,8 @@ class ReplayBuffer:
 
     def column(self, role: str) -> list[Any]:
         """All rewards or episodes."""
-        return {"reward": self._rewards, "episode": self._episodes}[role]
+        columns: dict[str, list[Any]] = {"reward": self._rewards, "episode": self._episodes}
+        return columns[role]
 
     def row_numbers(self, indices: np.ndarray) -> list[int]:
         """Rows as users count them."""

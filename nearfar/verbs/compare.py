@@ -110,11 +110,12 @@ def compare(
         "batch_size": batch_size,
         "learning_rate": learning_rate,
     }
+    together = together_of(methods)
     data = {
         "table": table.name,
         "fingerprint": table.fingerprint,
         "holdout_share": holdout_share,
-        "together": together_of(methods),
+        "together": together,
         "measured_on": None if measure_on is None else measure_on.fingerprint,
     }
     folder = None if out is None else Path(out)
@@ -126,9 +127,7 @@ def compare(
             if done is not None and done.exists() and (kept := read_json(done))["facts"] == facts:
                 runs[method, seed] = kept
             else:
-                runs[method, seed] = _run(
-                    method, seed, table, measure_on, holdout_share, data["together"], settings
-                )
+                runs[method, seed] = _run(method, seed, table, measure_on, holdout_share, together, settings)
                 if done is not None:
                     write_json(done, {"facts": facts, **runs[method, seed]})
             shown.advance(note=f"{method}, seed {seed}")
