@@ -19,7 +19,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nearfar.batching.windows import spread
 from nearfar.data.environments import PixelControl
 from nearfar.data.table import Table
 from nearfar.encoders.encoder import Encoder
@@ -53,6 +52,7 @@ class AgentSettings:
         noise: standard deviation of the noise on actions at first and at last.
         noise_share: share of the steps over which it shrinks.
         noise_clip: most noise on actions that are learned from.
+        restraint: weight of the actor's squared inputs to tanh; 0 in the papers.
         seed: of everything.
     """
 
@@ -71,6 +71,7 @@ class AgentSettings:
     noise: tuple[float, float] = (1.0, 0.1)
     noise_share: float = 0.5
     noise_clip: float = 0.3
+    restraint: float = 0.0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -126,7 +127,10 @@ class Agent(nn.Module):
 
         y      = R + discount^n min_k Q'_k(e(o_{t+n}), u(pi(e(o_{t+n})) + noise))       noise clipped
         critic = sum_k mean (Q_k(e(o_t), u(a_t)) - y)^2             trains Q, e and u
-        actor  = - mean min_k Q_k(stop e(o_t), u(pi(stop e(o_t)) + noise))    trains pi alone
+        actor  = - mean min_k Q_k(stop e(o_t), u(pi(stop e(o_t)) + noise)) + restraint mean h^2    trains pi alone
+
+    with pi = tanh(h). The last term is ours: without it short runs at high rates end in actions of one sign, where
+    tanh has no slope left to leave them by.
 
     Args:
         encoder: e, of pictures.
@@ -143,7 +147,7 @@ class Agent(nn.Module):
         dim, hidden = settings.dim, settings.hidden
         self.critic = Critic(encoder.dim, code_width, dim, hidden)
         self.actor = nn.Sequential(
-            Projection(encoder.dim, dim, kind="norm_tanh"), mlp([dim, hidden, hidden, width]), nn.Tanh()
+            Projection(encoder.dim, dim, kind="norm_tanh"), mlp([dim, hidden, hidden, width])
         )
         self.slow = EMATeacher(self.critic, 1 - settings.follow)
 
@@ -154,24 +158,25 @@ class Agent(nn.Module):
             pixels = random_shift(pixels, generator, self.settings.pad)
         return self.encoder({"pixels": pixels}).pooled
 
-    def noisy(self, features: Tensor, deviation: float, clip: float) -> Tensor:
-        """Actions [B, |a|] with noise of a standard deviation, clipped, within [-1, 1].
+    def noisy(self, features: Tensor, deviation: float, clip: float) -> tuple[Tensor, Tensor]:
+        """Actions [B, |a|] with noise of a standard deviation, clipped, within [-1, 1]; and h of the same shape.
 
         The clamp lets the gradient through, as the paper's truncated normal does.
         """
-        chosen = self.actor(features)
+        h: Tensor = self.actor(features)
+        chosen = h.tanh()
         noise = (torch.randn_like(chosen) * deviation).clamp(-clip, clip)
-        return chosen + (chosen + noise).clamp(-1, 1).detach() - chosen.detach()
+        return chosen + ((chosen + noise).clamp(-1, 1) - chosen).detach(), h
 
     @torch.no_grad()
     def act(self, seen: np.ndarray, deviation: float = 0.0) -> np.ndarray:
         """The action for one observation uint8 [H, W, 3]: float32 [|a|]."""
-        return self.noisy(self.features(seen[None]), deviation, float("inf"))[0].numpy()
+        return self.noisy(self.features(seen[None]), deviation, float("inf"))[0][0].numpy()
 
     def target(self, later: Tensor, returns: Tensor, kept: Tensor, deviation: float) -> Tensor:
         """y, without gradient: [B]."""
         with torch.no_grad():
-            actions = self.noisy(later, deviation, self.settings.noise_clip)
+            actions, _ = self.noisy(later, deviation, self.settings.noise_clip)
             return returns + kept * self.slow.model(later, self.code(actions)).amin(dim=0)
 
     def critic_loss(self, features: Tensor, actions: Tensor, target: Tensor) -> Tensor:
@@ -180,8 +185,9 @@ class Agent(nn.Module):
 
     def actor_loss(self, features: Tensor, deviation: float) -> Tensor:
         """Features without gradient: the actor does not train the encoder."""
-        actions = self.noisy(features, deviation, self.settings.noise_clip)
-        return -self.critic(features, self.code(actions)).amin(dim=0).mean()
+        actions, h = self.noisy(features, deviation, self.settings.noise_clip)
+        worth = self.critic(features, self.code(actions)).amin(dim=0).mean()
+        return self.settings.restraint * h.square().mean() - worth
 
 
 def train_agent(
@@ -190,8 +196,8 @@ def train_agent(
     """Act in an environment, and learn from it: the agent's losses, then the method's, at every update.
 
     The agent shares the method's picture encoder, and its `action_code` where it has one (else the critic gets raw
-    actions). Rewards are divided by their standard deviation in the random phase (ours: tasks of the paper pay
-    from 0 to 1).
+    actions). Rewards are in units of those of the random phase (ours: tasks of the paper pay from 0 to 1; see
+    `ReplayBuffer.standardise`).
 
     Args:
         control: the environment; its actions must be bounded numbers.
@@ -216,7 +222,6 @@ class _Learner:
         self.buffer = ReplayBuffer(control.width, reach, control.name)
         self.draw = np.random.default_rng(settings.seed)
         self.generator = torch.Generator().manual_seed(settings.seed)
-        self.scale = 1.0
 
     def run(self) -> AgentRun:
         settings, control, started = self.settings, self.control, time.monotonic()
@@ -256,7 +261,7 @@ class _Learner:
         encoder, *_ = method.encoders()
         code = getattr(method, "action_code", None) or nn.Identity()
         agent = Agent(encoder, code, self.control.width, self.settings)
-        self.scale = spread(np.array(self.buffer.column("reward")))
+        self.buffer.standardise()
         rate = self.settings.learning_rate
         shared = [*agent.encoder.parameters(), *agent.code.parameters(), *agent.critic.parameters()]
         self.critic_optimiser = torch.optim.Adam(shared, rate)
@@ -271,7 +276,7 @@ class _Learner:
         features = agent.features(past.seen, generator)
         with torch.no_grad():
             later = agent.features(past.later, generator)
-        returns, kept = torch.from_numpy(past.returns) / self.scale, torch.from_numpy(past.kept)
+        returns, kept = torch.from_numpy(past.returns), torch.from_numpy(past.kept)
         target = agent.target(later, returns, kept, noise)
         loss = agent.critic_loss(features, torch.from_numpy(past.actions), target)
         _step(self.critic_optimiser, loss)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from nearfar.batching.windows import discounted
+from nearfar.batching.windows import discounted, spread
 
 
 class Transitions(NamedTuple):
@@ -16,7 +16,7 @@ class Transitions(NamedTuple):
     Attributes:
         seen: observations o_t, uint8 [B, H, W, 3].
         actions: a_t, float32 [B, |a|].
-        returns: R = sum_{i<n} discount^i r_{t+i}, float32 [B].
+        returns: R = sum_{i<n} discount^i (r_{t+i} - offset) / scale, float32 [B].
         kept: discount^n, or 0 where the task ended within the n steps: float32 [B].
         later: o_{t+n}, uint8 [B, H, W, 3].
     """
@@ -37,6 +37,10 @@ class ReplayBuffer:
         width: of actions.
         reach: rows of its episode that must follow one that is sampled.
         name: what messages call it.
+
+    Attributes:
+        offset: taken off every reward in `transitions`.
+        scale: what they are divided by then.
     """
 
     def __init__(self, width: int, reach: int, name: str = "replay") -> None:
@@ -49,6 +53,7 @@ class ReplayBuffer:
         self._episodes: list[int] = []
         self._starts: list[int] = []
         self._episode, self._length = 0, 0
+        self.offset, self.scale = 0.0, 1.0
 
     def __len__(self) -> int:
         return len(self._seen)
@@ -81,10 +86,20 @@ class ReplayBuffer:
         return Transitions(
             np.stack([self._seen[row] for row in rows]),
             np.stack([self._actions[row] for row in rows]),
-            discounted(rewards, discount).astype(np.float32),
+            discounted((rewards - self.offset) / self.scale, discount).astype(np.float32),
             (discount**n * ~ended).astype(np.float32),
             np.stack([self._seen[row] for row in rows + n]),
         )
+
+    def standardise(self) -> None:
+        """Let `transitions` give rewards in units of what has been earned so far.
+
+        They are divided by their standard deviation. Where no task has ended by itself their mean is taken off
+        as well, which changes no order of policies; where one can end, it would.
+        """
+        earned = np.array(self._rewards)
+        self.scale = spread(earned)
+        self.offset = 0.0 if any(self._ended) else float(earned.mean())
 
     # -- as a table --------------------------------------------------------------------------------
 
