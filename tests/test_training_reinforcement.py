@@ -113,6 +113,17 @@ def test_a_task_that_ended_is_worth_nothing_more_but_one_cut_off_is() -> None:
     assert cut.transitions(np.array([1, 2]), n=3, discount=0.5).kept.tolist() == [0.125, 0.125]
 
 
+def test_rewards_are_learned_from_in_units_of_those_so_far() -> None:
+    for ends in (False, True):
+        buffer = filled([6], reach=3, last_ends=ends)
+        earned = np.arange(6.0)
+        buffer.standardise()
+        mean = 0.0 if ends else earned.mean()  # an offset would make it worth more, or less, to end a task
+        expected = (1 - mean + 0.5 * (2 - mean)) / earned.std()
+        assert buffer.transitions(np.array([1]), n=2, discount=0.5).returns[0] == pytest.approx(expected)
+        assert buffer.rows([1])["reward"] == [1.0], "a method reads them as they were"
+
+
 def test_a_method_reads_it_as_a_table() -> None:
     buffer = ReplayBuffer(2, 3)
     for t in range(9):
@@ -179,7 +190,7 @@ def test_the_target_is_the_n_step_return_and_the_lesser_value_of_the_slow_copy()
     returns, kept = torch.tensor([1.0, 2, 3, 4]), torch.tensor([0.5, 0.5, 0.0, 0.5])
     target = made.target(later, returns, kept, deviation=0.0)
     assert not target.requires_grad
-    one, two = made.slow.model(later, made.code(made.actor(later)))
+    one, two = made.slow.model(later, made.code(made.actor(later).tanh()))
     torch.testing.assert_close(target, (returns + kept * torch.minimum(one, two)).detach())
     assert target[2] == 3
 
@@ -194,18 +205,27 @@ def test_both_critics_are_held_to_the_target() -> None:
     )
 
 
+def test_the_actor_seeks_the_lesser_value_and_is_held_back_before_its_tanh() -> None:
+    made, _ = agent(restraint=0.5)
+    features = made.features(seen(5)).detach()
+    h = made.actor(features)
+    one, two = made.critic(features, made.code(h.tanh()))
+    expected = 0.5 * h.square().mean() - torch.minimum(one, two).mean()
+    torch.testing.assert_close(made.actor_loss(features, 0.0), expected)
+
+
 def test_noise_is_clipped_stays_in_range_and_lets_the_gradient_through() -> None:
     made, _ = agent()
-    features = made.features(seen(300)[:, :, :, :]).detach()
-    torch.manual_seed(0)
-    plain, noisy = made.actor(features), made.noisy(features, 5.0, 0.3)
+    features = made.features(seen(300)).detach()
+    plain, (noisy, h) = made.actor(features).tanh(), made.noisy(features, 5.0, 0.3)
+    assert torch.equal(h.tanh(), plain)
     assert (noisy - plain).abs().max() <= 0.3 + 1e-6
     assert noisy.abs().max() <= 1
-    wild = made.noisy(features, 5.0, float("inf"))
+    wild, _ = made.noisy(features, 5.0, float("inf"))
     assert (wild.abs() == 1).any()
     last = made.actor[1][-1].weight  # type: ignore[index]
     (clamped,) = torch.autograd.grad(wild.sum(), last)
-    (free,) = torch.autograd.grad(made.actor(features).sum(), last)
+    (free,) = torch.autograd.grad(made.actor(features).tanh().sum(), last)
     torch.testing.assert_close(clamped, free)
 
 

@@ -218,7 +218,8 @@ class _Learner:
         self, control: PixelControl, method: Method, settings: AgentSettings, contrast: bool
     ) -> None:
         self.control, self.method, self.settings, self.contrast = control, method, settings, contrast
-        reach = max(settings.returns, getattr(method, "reach", 0))
+        # One row more than the method looks at: the last of an episode has no action and no reward.
+        reach = max(settings.returns, getattr(method, "reach", 0) + 1)
         self.buffer = ReplayBuffer(control.width, reach, control.name)
         self.draw = np.random.default_rng(settings.seed)
         self.generator = torch.Generator().manual_seed(settings.seed)

@@ -52,6 +52,7 @@ class ReplayBuffer:
         self._ended: list[bool] = []
         self._episodes: list[int] = []
         self._starts: list[int] = []
+        self._without_action: set[int] = set()
         self._episode, self._length = 0, 0
         self.offset, self.scale = 0.0, 1.0
 
@@ -71,6 +72,7 @@ class ReplayBuffer:
 
     def close(self, seen: np.ndarray) -> None:
         """Remember the last observation of an episode; the next row begins another."""
+        self._without_action.add(len(self))
         self.add(seen, np.zeros(self.width), 0.0, False)
         self._episode, self._length = self._episode + 1, 0
 
@@ -97,7 +99,7 @@ class ReplayBuffer:
         They are divided by their standard deviation. Where no task has ended by itself their mean is taken off
         as well, which changes no order of policies; where one can end, it would.
         """
-        earned = np.array(self._rewards)
+        earned = np.array([r for row, r in enumerate(self._rewards) if row not in self._without_action])
         self.scale = spread(earned)
         self.offset = 0.0 if any(self._ended) else float(earned.mean())
 
