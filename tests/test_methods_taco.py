@@ -324,6 +324,24 @@ def test_training_begins_alike_and_goes_on_where_it_was_stopped(tmp_path: Path) 
         assert torch.equal(value, resumed.state_dict()[name]), name
 
 
+def test_what_is_made_for_the_table_is_trained_and_made_alike_for_a_seed() -> None:
+    begun: list[Tensor] = []
+
+    class Watched(TACO):
+        def begin(self, table: Table) -> None:
+            super().begin(table)
+            assert self.dynamics is not None
+            begun.append(self.dynamics.score.weight.detach().clone())
+
+    settings = Settings(steps=1, batch_size=8, learning_rate=1e-2, warmup=0.0, on_collapse="warn")
+    for drawn in (1, 2):
+        made = Watched(ConvNet(SIDE, 4, 2), dim=6, hidden=8)
+        torch.manual_seed(drawn)
+        train(made, table(), settings)
+        assert not torch.equal(parts(made)[0].score.weight, begun[-1])
+    assert torch.equal(*begun)
+
+
 def test_the_space_keeps_its_head_and_its_dynamics(tmp_path: Path) -> None:
     made = method()
     rows = table().column("image")[:9]
