@@ -7,6 +7,7 @@ import math
 import os
 from collections import deque
 from collections.abc import Callable, Iterator
+from functools import partial
 from importlib.metadata import version as installed
 from typing import Any
 
@@ -77,7 +78,7 @@ class PixelControl:
         gymnasium = need("gymnasium", "control")
         try:
             self.environment = gymnasium.make(name, render_mode="rgb_array")
-        except gymnasium.error.Error as refused:
+        except (gymnasium.error.Error, ImportError) as refused:
             near = difflib.get_close_matches(name, list(gymnasium.registry), 1)
             hint = f" Did you mean {near[0]}?" if near else ""
             raise TableError(f"no environment {name!r} with pictures can be made: {refused}.{hint}") from None
@@ -95,13 +96,14 @@ class PixelControl:
                 f"the environment {name!r} takes actions {space}: choices or bounded numbers are needed"
             )
         self.width = int(space.n) if self.choices else int(np.prod(space.shape))
+        self.told = partial(gymnasium.spaces.flatten, self.environment.observation_space)
         self.frames: deque[np.ndarray] = deque(maxlen=FRAMES)
         self.state = np.empty(0, dtype=np.float32)
 
     def reset(self, seed: int | None = None) -> np.ndarray:
         """Begin an episode: uint8 [size, size, 3]."""
         state, _ = self.environment.reset(seed=seed)
-        self.state = np.asarray(state, dtype=np.float32)
+        self.state = np.asarray(self.told(state), dtype=np.float32)
         self.frames.extend([self._frame()] * FRAMES)
         return np.stack(self.frames, axis=-1)
 
@@ -113,7 +115,7 @@ class PixelControl:
             earned += float(reward)
             if ended or cut:
                 break
-        self.state = np.asarray(state, dtype=np.float32)
+        self.state = np.asarray(self.told(state), dtype=np.float32)
         self.frames.append(self._frame())
         return np.stack(self.frames, axis=-1), earned, bool(ended), bool(cut)
 
