@@ -81,7 +81,9 @@ class PixelControl:
         except (gymnasium.error.Error, ImportError) as refused:
             near = difflib.get_close_matches(name, list(gymnasium.registry), 1)
             hint = f" Did you mean {near[0]}?" if near else ""
-            raise TableError(f"no environment {name!r} with pictures can be made: {refused}.{hint}") from None
+            raise TableError(
+                f"no environment {name!r} with pictures can be made: {str(refused).rstrip('.')}.{hint}"
+            ) from None
         if self.environment.render_mode != "rgb_array":
             raise TableError(f"the environment {name!r} draws no pictures: choose one that renders")
         self.name, self.size, self.repeat = name, size, repeat
@@ -90,7 +92,7 @@ class PixelControl:
             if hasattr(inner, side):
                 setattr(inner, side, RENDERED)
         space = self.environment.action_space
-        self.choices = hasattr(space, "n")
+        self.choices = isinstance(space, gymnasium.spaces.Discrete)
         if not self.choices and not (hasattr(space, "low") and np.isfinite([space.low, space.high]).all()):
             raise ArgumentError(
                 f"the environment {name!r} takes actions {space}: choices or bounded numbers are needed"
@@ -120,9 +122,9 @@ class PixelControl:
         return np.stack(self.frames, axis=-1), earned, bool(ended), bool(cut)
 
     def _native(self, action: np.ndarray) -> Any:
-        if self.choices:
-            return int(np.argmax(action))
         space: Any = self.environment.action_space
+        if self.choices:
+            return int(space.start + np.argmax(action))
         share = (np.clip(np.asarray(action, dtype=np.float64), -1, 1).reshape(space.shape) + 1) / 2
         return (space.low + share * (space.high - space.low)).astype(space.dtype)
 
