@@ -279,6 +279,8 @@ def test_it_learns_to_push_the_dot_to_the_right() -> None:
 def test_what_the_agent_cannot_do_is_named() -> None:
     with pytest.raises(ArgumentError, match="takes choices"):
         train_agent(PixelControl("Acrobot-v1", size=SIDE), method(), AgentSettings(steps=10, random_steps=5))
+    with pytest.raises(ArgumentError, match=r"takes pictures of 16 x 16 pixels.*at 24: .*size=16"):
+        train_agent(PixelControl("NearfarDot-v0", size=24), method(), AgentSettings(steps=10, random_steps=5))
     with pytest.raises(ArgumentError, match="no episode of NearfarDot-v0 ended within random_steps 5"):
         train_agent(control(), method(), AgentSettings(steps=10, **{**QUICK, "random_steps": 5}))
     with pytest.raises(ArgumentError, match="random_steps must be between 1 and 9"):

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from nearfar.data.environments import PixelControl
 from nearfar.data.table import Table
 from nearfar.encoders.encoder import Encoder
+from nearfar.encoders.image import PictureEncoder
 from nearfar.errors import ArgumentError, check_between
 from nearfar.heads.mlp import mlp
 from nearfar.heads.projection import Projection
@@ -206,10 +207,19 @@ def train_agent(
         contrast: False learns without the method's loss, the rest being equal: the baseline.
 
     Raises:
-        ArgumentError: the environment's actions are choices, or the random phase holds no episode.
+        ArgumentError: the environment's actions are choices, the random phase holds no episode, or the method reads
+            no pictures or those of another size.
     """
     if control.choices:
         raise ArgumentError(f"{control.name} takes choices: the agent acts with bounded numbers only")
+    encoder = next(iter(method.encoders()), None)
+    if not isinstance(encoder, PictureEncoder):
+        raise ArgumentError(f"the agent sees pictures, but {type(method).__name__} has no encoder of them")
+    if (encoder.plan.height, encoder.plan.width) != (control.size, control.size):
+        raise ArgumentError(
+            f"the encoder takes pictures of {encoder.plan.height} x {encoder.plan.width} pixels, the environment is "
+            f"seen at {control.size}: make it with PixelControl({control.name!r}, size={encoder.plan.width})"
+        )
     return _Learner(control, method, settings, contrast).run()
 
 
