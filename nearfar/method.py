@@ -54,6 +54,8 @@ class Method(nn.Module, ABC):
     reads: ClassVar[Mapping[str, Reading]]
     whole_table: ClassVar[bool] = False
     """Whether a batch is always the whole table, as where all rows are the nodes of one graph."""
+    together: ClassVar[str | None] = None
+    """A role whose equal cells stay on one side when rows are held out: episodes, speakers, documents."""
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -90,6 +92,12 @@ class Method(nn.Module, ABC):
         0 where the loss is no InfoNCE and such a figure would mean nothing.
         """
         return batch_size - 1
+
+    def begin(self, table: Table) -> None:
+        """Called once, before the optimiser is made: refuse what cannot be trained on, make what its widths decide.
+
+        The global random state is the same in every process and every run of one seed.
+        """
 
     def total(self, terms: dict[str, Tensor]) -> Tensor:
         """What is minimised. Override where gradients of the terms are weighed against each other."""

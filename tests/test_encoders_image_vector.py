@@ -57,6 +57,28 @@ def test_group_norm_leaks_nothing_between_rows() -> None:
         assert torch.allclose(encoder(x).pooled[0], encoder(first).pooled[0], atol=1e-5) == alone_is_the_same
 
 
+def test_convnet_can_keep_where_things_are(tmp_path: Path) -> None:
+    mean, flat = (ConvNet(8, width=8, blocks=2) for _ in range(2))
+    assert "pooling" not in mean.settings(), (
+        "spaces that were saved before there was a choice keep their fingerprint"
+    )
+    flat.load_state_dict(mean.state_dict())
+    assert flat.keep_grid().keep_grid() is flat
+    assert flat.dim == mean.dim * 16
+    picture = np.zeros((2, 8, 8, 3), dtype=np.uint8)
+    picture[0, 2, 2], picture[1, 5, 5] = 255, 255
+    inputs = mean.prepare([PIL.Image.fromarray(one) for one in picture])
+    features = flat(inputs)
+    assert torch.equal(features.pooled, mean(inputs).tokens.flatten(1))
+    assert torch.equal(features.tokens.mean(dim=1), mean(inputs).pooled)
+    flat.save(tmp_path)
+    again = ConvNet.load(tmp_path)
+    assert torch.equal(again(inputs).pooled, features.pooled)
+    assert again.dim == flat.dim
+    with pytest.raises(ArgumentError, match="choose mean or places"):
+        ConvNet(8, pooling="max")  # type: ignore[arg-type]
+
+
 def test_convnet_is_fitted_to_the_pictures() -> None:
     examples = pictures(20, 28)
     encoder = make_encoder("tiny", Image, examples)

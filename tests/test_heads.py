@@ -10,6 +10,8 @@ import torch
 
 from nearfar.errors import ArgumentError, ArtefactError
 from nearfar.heads import make_head
+from nearfar.heads.bilinear import Bilinear
+from nearfar.heads.dynamics import ActionDynamics
 from nearfar.heads.mlp import mlp
 from nearfar.heads.pool import POOLINGS, needs_layers, pool
 from nearfar.heads.projection import Projection
@@ -78,6 +80,7 @@ def test_pool_says_what_is_wrong() -> None:
         ((6, 4), "linear"),
         ((6, 6), "tanh"),
         ((6, 4), "normed"),
+        ((6, 4), "norm_tanh"),
         ((6, 8, 4), "mlp"),
         ((6, 8, 8, 4), "mlp_bn"),
     ],
@@ -101,9 +104,39 @@ def test_projection_formulas() -> None:
     linear, norm = normed.map
     torch.testing.assert_close(normed(x), norm(x @ linear.weight.T + linear.bias))  # type: ignore[operator]
     torch.testing.assert_close(normed(x).square().mean(1), torch.ones(7), atol=1e-3, rtol=0)
+    trunk = Projection(5, 4, kind="norm_tanh")
+    mapped = x @ trunk.map[0].weight.T + trunk.map[0].bias
+    centred = mapped - mapped.mean(-1, keepdim=True)
+    normed = centred / (centred.square().mean(-1, keepdim=True) + 1e-5).sqrt()
+    torch.testing.assert_close(trunk(x), torch.tanh(normed))
     hidden = Projection(5, 6, 3, kind="mlp")
     one, two = hidden.map[0], hidden.map[2]
     torch.testing.assert_close(hidden(x), two(one(x).relu()))  # type: ignore[operator]
+
+
+def test_a_bilinear_head_turns_its_score_into_an_inner_product() -> None:
+    head = Bilinear(5, 3)
+    queries, keys = torch.randn(4, 5), torch.randn(6, 3)
+    scores = torch.einsum("id,de,je->ij", queries, head.weight, keys)
+    torch.testing.assert_close(head(queries) @ keys.T, scores)
+    assert 0 <= float(head.weight.detach().min()) < float(head.weight.detach().max()) < 1
+
+
+def test_dynamics_read_every_action_in_its_place() -> None:
+    head = ActionDynamics(4, 2, horizon=3, hidden=8)
+    states, actions = torch.randn(5, 4), torch.randn(5, 3, 2)
+    queries = head(states, actions)
+    assert queries.shape == (5, 4)
+    assert not torch.allclose(head(states, actions.flip(1)), queries)
+    for step in range(3):
+        changed = actions.clone()
+        changed[:, step] += 1
+        assert not torch.allclose(head(states, changed), queries)
+    again = make_head(json.loads(json.dumps(head.settings())))
+    again.load_state_dict(head.state_dict())
+    assert torch.equal(again(states, actions), queries)
+    with pytest.raises(ArgumentError, match="horizon must be between 1"):
+        ActionDynamics(4, 2, horizon=0, hidden=8)
 
 
 def test_batch_norm_only_where_it_is_named() -> None:

@@ -12,7 +12,7 @@ from nearfar.measures import probes as probes_module
 from nearfar.measures.clustering import clustering_metrics, kmeans_measure
 from nearfar.measures.intervals import bootstrap_interval, mean_interval, paired_interval, wilson_interval
 from nearfar.measures.negatives import negative_audit
-from nearfar.measures.probes import cross_validated_probe, knn_probe, logistic_probe
+from nearfar.measures.probes import cross_validated_probe, knn_probe, logistic_probe, ridge_probe
 
 
 def blobs(n: int, classes: int, noise: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -175,3 +175,49 @@ def test_intervals_over_rows() -> None:
     share, low, high = wilson_interval(0, 10)
     assert (share, low, high) == pytest.approx((0, 0, 0.2775), abs=1e-4)
     assert wilson_interval(10, 10).high == pytest.approx(1)
+
+
+def test_a_ridge_probe_explains_what_is_linear_and_nothing_of_noise() -> None:
+    random = np.random.default_rng(0)
+    x = random.normal(size=(300, 4)) * [1, 10, 0.1, 1] + 5
+    linear, noise = x @ [1.0, 0.2, -8.0, 0.0], random.normal(size=300)
+    half = 0.5**0.5 * (linear - linear.mean()) / linear.std() + 0.5**0.5 * noise
+    y = np.stack([linear, noise, half], axis=1)
+    found = ridge_probe(x[:200], y[:200], x[200:], y[200:])
+    assert found.shape == (3,)
+    assert found[0] > 0.999
+    assert found[1] < 0.05
+    assert 0.35 < found[2] < 0.65
+
+
+def test_a_ridge_probe_is_judged_on_the_test_rows_but_learns_nothing_from_them() -> None:
+    random = np.random.default_rng(1)
+    x, y = random.normal(size=(60, 3)), random.normal(size=(60, 1))
+    y[:, 0] += x[:, 0]
+    train, test = slice(0, 40), slice(40, 60)
+    found = ridge_probe(x[train], y[train], x[test], y[test])
+    # Each penalty by hand, on standardised features; leave-one-out on the train rows chooses.
+    mean, std = x[train].mean(axis=0), x[train].std(axis=0)
+    a, b = (x[train] - mean) / std, (x[test] - mean) / std
+    target = y[train] - y[train].mean()
+    errors, scores = [], []
+    for penalty in probes_module.PENALTIES:
+        hat = a @ np.linalg.solve(a.T @ a + penalty * np.eye(3), a.T)
+        left_out = (target - hat @ target) / (1 - np.diag(hat) - 1 / 40)[:, None]
+        errors.append(np.square(left_out).sum())
+        weights = np.linalg.solve(a.T @ a + penalty * np.eye(3), a.T @ target)
+        residual = y[test] - y[train].mean() - b @ weights
+        scores.append(1 - np.square(residual).sum() / np.square(y[test] - y[test].mean()).sum())
+    assert found[0] == pytest.approx(scores[int(np.argmin(errors))], abs=1e-4)
+    half = ridge_probe(x[train], y[train], x[test][:10], y[test][:10])
+    assert half[0] != found[0]
+
+
+def test_a_ridge_probe_says_what_is_wrong() -> None:
+    x, y = np.random.default_rng(0).normal(size=(20, 3)), np.arange(20.0)[:, None]
+    with pytest.raises(ArgumentError, match="quantity 1 is the same in all test rows"):
+        ridge_probe(x, y, x[:3], np.ones((3, 1)))
+    with pytest.raises(ArgumentError, match="one row of quantities for each embedding"):
+        ridge_probe(x, y[:19], x, y)
+    with pytest.raises(ArgumentError, match="row 2 holds NaN"):
+        ridge_probe(x, np.where(np.arange(20)[:, None] == 1, np.nan, y), x, y)

@@ -45,6 +45,10 @@ def open_source(source: Any) -> Source:
         name = str(source)
         if name.startswith("builtin:"):
             return open_builtin(name.removeprefix("builtin:"))
+        if name.startswith("env:"):
+            from nearfar.data.environments import open_environment
+
+            return open_environment(name.removeprefix("env:"))
         if name.startswith("hf:"):
             return _open_hub(name)
         return _open_path(Path(name), name)
@@ -61,7 +65,7 @@ def open_source(source: Any) -> Source:
     if isinstance(source, Mapping):
         return source_of_columns(source, "memory")
     raise ArgumentError(
-        f"a table cannot be read from {type(source).__name__}: pass a file, a folder, builtin:NAME, hf:NAME, "
+        f"a table cannot be read from {type(source).__name__}: pass a file, a folder, builtin:NAME, env:NAME, hf:NAME, "
         "a dictionary of columns, a pandas frame or a datasets.Dataset"
     )
 

@@ -57,18 +57,21 @@ def grouped_split(ids: Sequence[Any] | np.ndarray, fractions: Sequence[float], s
     return sides
 
 
-def holdout(table: Table, fraction: float, seed: int, limit: int = 2000) -> tuple[np.ndarray, np.ndarray]:
+def holdout(
+    table: Table, fraction: float, seed: int, limit: int = 2000, together: str | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Rows to train on and rows to measure on.
 
     A column `split` decides where there is one: rows marked test, or else validation or dev, are
-    measured on, all of them. Otherwise rows are drawn; those with the same example (text, picture or
-    vector of the first such role) stay together.
+    measured on, all of them. Otherwise rows are drawn; those with the same cell of the role `together`, or
+    else with the same example (text, picture or vector of the first such role), stay together.
 
     Args:
         table: the table.
         fraction: the share to measure on, in (0, 1), where rows are drawn.
         seed: of the drawing.
         limit: the most rows to measure on, where they are drawn; the rest is trained on.
+        together: a role, if the table has it.
 
     Returns:
         Sorted indices of train and test rows, int64.
@@ -88,7 +91,8 @@ def holdout(table: Table, fraction: float, seed: int, limit: int = 2000) -> tupl
             return train, test
         table.notes.append(f"column {column!r} marks train rows only: rows to measure on are drawn from them")
     share = min(fraction, limit / len(table))
-    train, test = grouped_split(_contents(table), [1 - share, share], seed)
+    groups = _contents(table) if together not in table.kinds else list(table.cell_bytes(together))
+    train, test = grouped_split(groups, [1 - share, share], seed)
     return train, test
 
 

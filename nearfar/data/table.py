@@ -178,8 +178,8 @@ def read_table(
 
     Args:
         source: a CSV, TSV, text, JSON-lines, Parquet, Arrow or NumPy file; a folder of pictures, of
-            text files, or of `datasets.save_to_disk`; `builtin:NAME`; `hf:NAME[:CONFIG][@SPLIT]`; or,
-            in Python, a dictionary of columns, a pandas frame or a `datasets.Dataset`.
+            text files, or of `datasets.save_to_disk`; `builtin:NAME`; `env:NAME[@STEPS]`;
+            `hf:NAME[:CONFIG][@SPLIT]`; or, in Python, a dictionary of columns, a pandas frame or a `datasets.Dataset`.
         reads: role -> what it accepts, from the method; None for every standard role that the table
             has by name.
         columns: role -> column, where the names do not say it.

@@ -115,8 +115,6 @@ class ConvNet(PictureEncoder):
         self._settings: dict[str, Any] = {"size": size if isinstance(size, int) else list(size)}
         self._settings |= {"width": width, "blocks": blocks, "norm": norm}
         self._settings |= {"mean": list(mean), "std": list(std)}
-        if pooling != "mean":  # not named otherwise: older spaces keep their fingerprints
-            self._settings["pooling"] = pooling
         layers: list[nn.Module] = []
         channels = 3
         for block in range(blocks):
@@ -129,8 +127,18 @@ class ConvNet(PictureEncoder):
             ]
             channels, grid = out, -(-grid // stride)
             height, across = -(-height // stride), -(-across // stride)
-        self.network, self.pooling = nn.Sequential(*layers), pooling
-        self.dim = channels * (height * across if pooling == "places" else 1)
+        self.network, self.pooling, self.cells = nn.Sequential(*layers), "mean", height * across
+        self.dim = channels
+        if pooling == "places":
+            self.keep_grid()
+
+    def keep_grid(self) -> Self:
+        """Turn the pooling from "mean" to "places"; no weight changes."""
+        if self.pooling == "mean":
+            # Not among the settings otherwise: older spaces keep their fingerprints.
+            self._settings["pooling"] = self.pooling = "places"
+            self.dim *= self.cells
+        return self
 
     @classmethod
     def fitted(cls, examples: Sequence[Any], width: int = 32) -> Self:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from torch import Tensor, nn
 
 from nearfar.errors import ArgumentError
 from nearfar.heads.mlp import mlp
+
+Kind = Literal["linear", "tanh", "normed", "norm_tanh", "mlp", "mlp_bn"]
 
 
 class Projection(nn.Module):
@@ -18,31 +20,30 @@ class Projection(nn.Module):
     normed:  LayerNorm(W x + b)                 Xiong et al., ANCE, ICLR 2021
     mlp:     W2 relu(W1 x + b1) + b2            Chen et al., SimCLR, ICML 2020; MoCo v2
     mlp_bn:  the same with batch norm before each relu   SimCLR as released, Barlow Twins
+    norm_tanh: tanh(LayerNorm(W x + b))         trunks of DrQ-v2 (Yarats et al., ICLR 2022), TACO
 
     Args:
-        dims: widths, input first. "linear", "tanh" and "normed" take two; the others at least three.
+        dims: widths, input first. the linear kinds and those with tanh or norm alone take two; the others at least three.
         kind: see above.
 
     Raises:
         ArgumentError: an unknown kind, or the wrong number of widths for it.
     """
 
-    def __init__(
-        self, *dims: int, kind: Literal["linear", "tanh", "normed", "mlp", "mlp_bn"] = "linear"
-    ) -> None:
+    def __init__(self, *dims: int, kind: Kind = "linear") -> None:
         super().__init__()
-        if kind not in ("linear", "tanh", "normed", "mlp", "mlp_bn"):
-            raise ArgumentError(f"kind={kind!r} is unknown: choose linear, tanh, normed, mlp or mlp_bn")
-        one_layer = kind in ("linear", "tanh", "normed")
+        if kind not in get_args(Kind):
+            raise ArgumentError(f"kind={kind!r} is unknown: choose one of {', '.join(get_args(Kind))}")
+        one_layer = kind in ("linear", "tanh", "normed", "norm_tanh")
         if (len(dims) == 2) != one_layer or len(dims) < 2:
             wanted = "two widths (in, out)" if one_layer else "at least three widths (in, hidden, out)"
             raise ArgumentError(f"Projection of kind {kind!r} takes {wanted}; got {dims}")
         self.dims, self.kind = dims, kind
         self.map = mlp(dims, norm="batch" if kind == "mlp_bn" else None)
-        if kind == "tanh":
-            self.map.append(nn.Tanh())
-        if kind == "normed":
+        if kind in ("normed", "norm_tanh"):
             self.map.append(nn.LayerNorm(dims[-1]))
+        if kind in ("tanh", "norm_tanh"):
+            self.map.append(nn.Tanh())
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., dims[0]] -> [..., dims[-1]] (2-D only for mlp_bn)."""

@@ -17,7 +17,7 @@ from nearfar.measures.hubness import hubness
 from nearfar.measures.intervals import bootstrap_interval, mean_interval, paired_interval, wilson_interval
 from nearfar.measures.modality import modality_gap
 from nearfar.measures.negatives import negative_audit
-from nearfar.measures.probes import cross_validated_probe, knn_probe, logistic_probe
+from nearfar.measures.probes import cross_validated_probe, knn_probe, logistic_probe, ridge_probe
 from nearfar.measures.retrieval import ranking_metrics, retrieval_metrics
 from nearfar.measures.spread import isotropy, spectrum
 from nearfar.measures.sts import sts
@@ -45,6 +45,7 @@ __all__ = [
     "primary_measure",
     "ranking_metrics",
     "retrieval_metrics",
+    "ridge_probe",
     "spectrum",
     "sts",
     "uniformity",

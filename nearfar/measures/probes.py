@@ -1,4 +1,4 @@
-"""Probes: how well frozen embeddings say a label, by neighbours or by one linear layer."""
+"""Probes: how well frozen embeddings say a label or a quantity, by neighbours or by one linear layer."""
 
 from __future__ import annotations
 
@@ -17,6 +17,8 @@ from nearfar.measures.rows import Embeddings, Indices, Rows, as_labels, as_rows,
 
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 """Values of C (inverse L2 strength) that the logistic probe chooses from, on standardised features."""
+PENALTIES = (0.01, 0.1, 1.0, 10.0, 100.0, 1000.0)
+"""L2 strengths that the ridge probe chooses from, on standardised features."""
 VALIDATION_SHARE = 0.2
 FOLDS = 5
 
@@ -91,6 +93,45 @@ def logistic_probe(
     same_width(rows, unseen, ("train", "test"))
     classes, truth = _shared_labels(y, y_test, len(rows), len(unseen))
     return _result(_logistic(rows, classes, unseen, seed), truth)
+
+
+def ridge_probe(train: Embeddings, y: ArrayLike, test: Embeddings, y_test: ArrayLike) -> NDArray[np.float64]:
+    """Linear regression on frozen embeddings: what part of each quantity's variance it explains.
+
+    Features are standardised by the train rows; the L2 strength is the one of `PENALTIES` with the least
+    leave-one-out error on them, for each quantity. The test rows decide nothing.
+
+        R^2 = 1 - sum_i (y_i - f(x_i))^2 / sum_i (y_i - mean of the test rows' y)^2
+
+    Args:
+        train: [M, d] with `y` [M, C].
+        test: [Q, d] with `y_test` [Q, C].
+
+    Returns:
+        R^2 of each quantity, [C]; at most 1, below 0 where the mean would do better.
+
+    Raises:
+        ArgumentError: bad rows, quantities that do not match or are not finite, or one that is constant.
+    """
+    from sklearn.linear_model import RidgeCV
+    from sklearn.preprocessing import StandardScaler
+
+    rows, unseen = as_rows(train, "train"), as_rows(test, "test")
+    same_width(rows, unseen, ("train", "test"))
+    wanted, truth = as_rows(y, "y"), as_rows(y_test, "y_test")
+    same_width(wanted, truth, ("y", "y_test"))
+    if len(wanted) != len(rows) or len(truth) != len(unseen):
+        raise ArgumentError(
+            f"one row of quantities for each embedding is needed: {len(rows)} and {len(unseen)} embeddings, "
+            f"{len(wanted)} and {len(truth)} rows"
+        )
+    variance = np.square(truth - truth.mean(axis=0)).sum(axis=0)
+    if not variance.all():
+        raise ArgumentError(f"quantity {int(np.argmin(variance)) + 1} is the same in all test rows")
+    scaler = StandardScaler().fit(rows)
+    fitted = RidgeCV(PENALTIES, alpha_per_target=True).fit(scaler.transform(rows), wanted)
+    error = truth - fitted.predict(scaler.transform(unseen)).reshape(truth.shape)
+    return np.asarray(1 - np.square(error).sum(axis=0) / variance, dtype=np.float64)
 
 
 def cross_validated_probe(

@@ -107,6 +107,8 @@ class _Trainer:
             )
         self.method, self.table, self.settings, self.folder = method, table, settings, folder
         self.evaluate = evaluate
+        torch.manual_seed(step_seed(settings.seed, 0, ALL_PROCESSES))
+        method.begin(table)
         method.to(self.fabric.device)
         self.steps = settings.total_steps(len(table))
         self.optimiser = make_optimiser(method, settings)

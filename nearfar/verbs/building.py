@@ -32,6 +32,11 @@ def reads_of(name: str) -> dict[str, Reading]:
     return {**reads, **{role: kind for role, kind in MEASURED.items() if role not in reads}}
 
 
+def together_of(names: Sequence[str]) -> str | None:
+    """The role whose equal cells stay on one side when rows are held out for methods; the first that one asks for."""
+    return next((role for name in names if (role := method_class(name).together)), None)
+
+
 def hyperparameters_of(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """Check hyperparameters against the method's signature; strings are converted.
 

@@ -16,7 +16,7 @@ from nearfar.files import read_json, write_json
 from nearfar.measures.embeddings import primary_measure
 from nearfar.measures.intervals import mean_interval, paired_interval
 from nearfar.progress import progress
-from nearfar.verbs.building import reads_of, require_columns
+from nearfar.verbs.building import reads_of, require_columns, together_of
 from nearfar.verbs.fitting import fit_rows
 from nearfar.versions import versions
 
@@ -110,10 +110,12 @@ def compare(
         "batch_size": batch_size,
         "learning_rate": learning_rate,
     }
+    together = together_of(methods)
     data = {
         "table": table.name,
         "fingerprint": table.fingerprint,
         "holdout_share": holdout_share,
+        "together": together,
         "measured_on": None if measure_on is None else measure_on.fingerprint,
     }
     folder = None if out is None else Path(out)
@@ -125,7 +127,7 @@ def compare(
             if done is not None and done.exists() and (kept := read_json(done))["facts"] == facts:
                 runs[method, seed] = kept
             else:
-                runs[method, seed] = _run(method, seed, table, measure_on, holdout_share, settings)
+                runs[method, seed] = _run(method, seed, table, measure_on, holdout_share, together, settings)
                 if done is not None:
                     write_json(done, {"facts": facts, **runs[method, seed]})
             shown.advance(note=f"{method}, seed {seed}")
@@ -147,11 +149,17 @@ def _union(methods: Sequence[str]) -> dict[str, Reading]:
 
 
 def _run(
-    method: str, seed: int, table: Table, measure_on: Table | None, share: float, settings: Mapping[str, Any]
+    method: str,
+    seed: int,
+    table: Table,
+    measure_on: Table | None,
+    share: float,
+    together: str | None,
+    settings: Mapping[str, Any],
 ) -> dict[str, Any]:
     training, held_out = table, measure_on
     if measure_on is None:
-        train_rows, test_rows = holdout(table, share, seed, limit=HELD_OUT_LIMIT)
+        train_rows, test_rows = holdout(table, share, seed, HELD_OUT_LIMIT, together)
         training, held_out = table.select(train_rows), table.select(test_rows)
     fitting = fit_rows(method, training, held_out, seed=seed, **settings)
     return {

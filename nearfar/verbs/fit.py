@@ -19,7 +19,7 @@ from nearfar.report.model_card import FORGETTING, model_card
 from nearfar.space import Space
 from nearfar.training.continual import learns_by_task, task_rows
 from nearfar.training.gather import process_rank
-from nearfar.verbs.building import reads_of, require_columns
+from nearfar.verbs.building import reads_of, require_columns, together_of
 from nearfar.verbs.fitting import Fitting, fit_rows
 from nearfar.versions import versions
 
@@ -88,7 +88,7 @@ def fit(
         measure_on = read_table(str(measure_on), reads=reads, columns=named, on_bad_row=on_bad_row)
     if by_task:
         table = table.select(np.concatenate(list(task_rows(table).values())))
-    training, held_out = _parts(table, holdout_share, int(settings.get("seed", 0)), measure_on)
+    training, held_out = _parts(method, table, holdout_share, int(settings.get("seed", 0)), measure_on)
     fitting = fit_rows(
         method,
         training,
@@ -135,7 +135,9 @@ def _claim(folder: Path, resume: bool, overwrite: bool) -> None:
         )
 
 
-def _parts(table: Table, share: float, seed: int, measure_on: Table | None) -> tuple[Table, Table | None]:
+def _parts(
+    method: str, table: Table, share: float, seed: int, measure_on: Table | None
+) -> tuple[Table, Table | None]:
     """The rows to train on and the rows to measure on."""
     if not 0 <= share < 1:
         raise ArgumentError(f"holdout is a share of the rows, at least 0 and below 1, not {share}")
@@ -143,7 +145,7 @@ def _parts(table: Table, share: float, seed: int, measure_on: Table | None) -> t
         return table, measure_on
     if share == 0:
         return table, None
-    train_rows, test_rows = holdout(table, share, seed, limit=HELD_OUT_LIMIT)
+    train_rows, test_rows = holdout(table, share, seed, HELD_OUT_LIMIT, together_of([method]))
     return table.select(train_rows), table.select(test_rows)
 
 

@@ -80,6 +80,36 @@ def image_views(
     return list(views.clamp(0, 1).chunk(n))
 
 
+def random_shift(images: Tensor, generator: torch.Generator, pad: int = 4) -> Tensor:
+    """Move every picture by a whole number of pixels up to `pad`, each way, its border repeated.
+
+    Kostrikov, Yarats, Fergus. "Image Augmentation Is All You Need: Regularizing Deep Reinforcement Learning
+    from Pixels." ICLR 2021: pad by `pad`, then crop at random to the old size.
+
+    Args:
+        images: [B, C, H, W]; all channels of a picture (stacked frames) move together.
+        generator: the only source of randomness; on the CPU.
+        pad: the most pixels, below H and W; 84 x 84 pictures take 4.
+
+    Returns:
+        As `images`; every entry is one of its picture's.
+
+    Raises:
+        ArgumentError: another shape, or a pad outside its range.
+    """
+    if images.dim() != 4:
+        raise ArgumentError(f"images must be [B, C, H, W]; got {list(images.shape)}")
+    check_between(0, min(images.shape[-2:]) - 1, pad=pad)
+    moved = torch.randint(-pad, pad + 1, (2, len(images), 1), generator=generator).to(images.device)
+    # A clamped index repeats the border, without a padded copy.
+    y, x = (
+        (torch.arange(side, device=images.device) + by).clamp(0, side - 1)
+        for side, by in zip(images.shape[-2:], moved, strict=True)
+    )
+    row = torch.arange(len(images), device=images.device).view(-1, 1, 1)
+    return images.permute(0, 2, 3, 1)[row, y[:, :, None], x[:, None, :]].permute(0, 3, 1, 2).contiguous()
+
+
 def _uniform(like: Tensor, generator: torch.Generator, low: float, high: float) -> Tensor:
     drawn = low + (high - low) * torch.rand(len(like), generator=generator)
     return drawn.to(like)

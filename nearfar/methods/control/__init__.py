@@ -1,0 +1,1 @@
+"""Methods that learn from interaction: states, actions and what follows."""
