@@ -23,7 +23,7 @@ class Projection(nn.Module):
     norm_tanh: tanh(LayerNorm(W x + b))         trunks of DrQ-v2 (Yarats et al., ICLR 2022), TACO
 
     Args:
-        dims: widths, input first. the linear kinds and those with tanh or norm alone take two; the others at least three.
+        dims: widths, input first: two where there is one linear layer, at least three for the others.
         kind: see above.
 
     Raises:
