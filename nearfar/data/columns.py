@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nearfar.data.kinds import Id, Image, Kind, Label, Number, Text, Vector
+from nearfar.data.kinds import Id, Image, Kind, Label, Links, Number, Text, Vector
 from nearfar.data.readers.folders import IMAGE_SUFFIXES
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class Column:
 
 
 def stored_cells(dataset: Dataset, names: Sequence[str], rows: Any) -> dict[str, list[Any]]:
-    """Cells of some rows (a slice, or a list of indices) as stored; lists of numbers as float32 [d]."""
+    """Cells of some rows (a slice, or a list of indices) as stored; lists of numbers as float32 [d], of integers as int64 [d]."""
     if (
         isinstance(rows, np.ndarray)
         and len(rows)
@@ -79,11 +79,16 @@ def _numeric_list(kind: pa.DataType) -> bool:
 def _unpacked(column: pa.ChunkedArray) -> list[Any]:
     if not _numeric_list(column.type):
         return column.to_pylist()
+    import pyarrow.types as types
+
+    whole = types.is_integer(column.type.value_type)
     cells: list[Any] = []
     for chunk in column.chunks:
-        values = chunk.flatten().to_numpy(zero_copy_only=False)
+        values = chunk.flatten()
+        exact = whole and not values.null_count  # an empty place in a list becomes NaN
+        values = values.to_numpy(zero_copy_only=False)
         with np.errstate(over="ignore"):
-            values = values.astype(np.float32)
+            values = values.astype(np.int64 if exact else np.float32)
         lengths = np.array(chunk.value_lengths().fill_null(0), dtype=np.int64)
         parts = np.split(values, np.cumsum(lengths)[:-1]) if len(lengths) else []
         cells += [
@@ -144,18 +149,30 @@ def _is_image(cells: Sequence[Any], folder: Path | None) -> bool:
 
 def _parsed_vector(cell: Any) -> np.ndarray:
     if isinstance(cell, np.ndarray):
-        return cell
+        return np.asarray(cell, dtype=np.float32)
+    values = _parsed_list(cell)
+    try:
+        with np.errstate(over="ignore"):
+            return np.array(values, dtype=np.float32)
+    except OverflowError:
+        raise ValueError("holds an integer too large for a vector") from None
+
+
+def _parsed_links(cell: Any) -> np.ndarray:
+    values = np.asarray(cell if isinstance(cell, np.ndarray) else _parsed_list(cell))
+    if values.dtype.kind == "f" and not np.array_equal(values, np.trunc(values)):
+        raise ValueError("not a list of row numbers")
+    return values.astype(np.int64)
+
+
+def _parsed_list(cell: Any) -> list[Any]:
     try:
         values = json.loads(cell)
     except (ValueError, RecursionError):
         values = None
     if not isinstance(values, list) or not all(type(v) in (int, float) for v in values):
         raise ValueError("not a list of numbers")
-    try:
-        with np.errstate(over="ignore"):
-            return np.array(values, dtype=np.float32)
-    except OverflowError:
-        raise ValueError("holds an integer too large for a vector") from None
+    return values
 
 
 def parsed_number(cell: Any) -> float:
@@ -237,7 +254,7 @@ def can_hold(dataset: Dataset, name: str, kind: type[Kind]) -> bool:
         return kind in (Number, Label)
     if types.is_binary(stored) or types.is_large_binary(stored) or types.is_struct(stored):
         return kind is Image
-    return kind is Vector and _numeric_list(stored)
+    return kind in (Vector, Links) and _numeric_list(stored)
 
 
 def bind(dataset: Dataset, name: str, kind: type[Kind], folder: Path | None) -> Column:
@@ -246,8 +263,14 @@ def bind(dataset: Dataset, name: str, kind: type[Kind], folder: Path | None) -> 
         return Column(name, kind, lambda cell: open_image(cell, folder))
     if kind is Label:
         return _bind_labels(dataset, name)
-    decode = {Text: lambda cell: cell, Vector: _parsed_vector, Number: parsed_number, Id: _identity}[kind]
-    return Column(name, kind, decode)
+    decode: dict[type[Kind], Callable[[Any], Any]] = {
+        Text: lambda cell: cell,
+        Vector: _parsed_vector,
+        Links: _parsed_links,
+        Number: parsed_number,
+        Id: _identity,
+    }
+    return Column(name, kind, decode[kind])
 
 
 def _identity(cell: Any) -> int:
