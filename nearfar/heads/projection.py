@@ -18,6 +18,7 @@ class Projection(nn.Module):
     normed:  LayerNorm(W x + b)                 Xiong et al., ANCE, ICLR 2021
     mlp:     W2 relu(W1 x + b1) + b2            Chen et al., SimCLR, ICML 2020; MoCo v2
     mlp_bn:  the same with batch norm before each relu   SimCLR as released, Barlow Twins
+    mlp_elu: W2 elu(W1 x + b1) + b2             Zhu et al., GRACE, 2020, and other methods for graphs
 
     Args:
         dims: widths, input first. "linear", "tanh" and "normed" take two; the others at least three.
@@ -28,17 +29,22 @@ class Projection(nn.Module):
     """
 
     def __init__(
-        self, *dims: int, kind: Literal["linear", "tanh", "normed", "mlp", "mlp_bn"] = "linear"
+        self,
+        *dims: int,
+        kind: Literal["linear", "tanh", "normed", "mlp", "mlp_bn", "mlp_elu"] = "linear",
     ) -> None:
         super().__init__()
-        if kind not in ("linear", "tanh", "normed", "mlp", "mlp_bn"):
-            raise ArgumentError(f"kind={kind!r} is unknown: choose linear, tanh, normed, mlp or mlp_bn")
+        if kind not in ("linear", "tanh", "normed", "mlp", "mlp_bn", "mlp_elu"):
+            raise ArgumentError(
+                f"kind={kind!r} is unknown: choose linear, tanh, normed, mlp, mlp_bn or mlp_elu"
+            )
         one_layer = kind in ("linear", "tanh", "normed")
         if (len(dims) == 2) != one_layer or len(dims) < 2:
             wanted = "two widths (in, out)" if one_layer else "at least three widths (in, hidden, out)"
             raise ArgumentError(f"Projection of kind {kind!r} takes {wanted}; got {dims}")
         self.dims, self.kind = dims, kind
-        self.map = mlp(dims, norm="batch" if kind == "mlp_bn" else None)
+        activation = nn.ELU if kind == "mlp_elu" else nn.ReLU
+        self.map = mlp(dims, norm="batch" if kind == "mlp_bn" else None, activation=activation)
         if kind == "tanh":
             self.map.append(nn.Tanh())
         if kind == "normed":

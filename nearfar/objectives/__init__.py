@@ -2,6 +2,7 @@
 
 from nearfar.objectives.alignment import alignment
 from nearfar.objectives.binary_nce import binary_nce
+from nearfar.objectives.communities import community_means, edge_density, imbalance, node_to_community
 from nearfar.objectives.entailment import cone_entailment
 from nearfar.objectives.info_nce import info_nce, info_nce_from_scores, nt_xent, sup_con
 from nearfar.objectives.margins import pair_margin, triplet_margin
@@ -20,9 +21,13 @@ __all__ = [
     "Tile",
     "alignment",
     "binary_nce",
+    "community_means",
     "cone_entailment",
+    "edge_density",
+    "imbalance",
     "info_nce",
     "info_nce_from_scores",
+    "node_to_community",
     "nt_xent",
     "number_of_negatives",
     "pair_margin",
