@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -20,8 +20,8 @@ class Graph:
             ways is there twice. One relation, or several over the same nodes (a multiplex graph).
     """
 
-    features: np.ndarray
-    relations: Mapping[str, np.ndarray]
+    features: np.ndarray = field(repr=False)
+    relations: Mapping[str, np.ndarray] = field(repr=False)
 
     def __len__(self) -> int:
         return len(self.features)

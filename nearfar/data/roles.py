@@ -37,7 +37,6 @@ ROLES: dict[str, Reading] = {
     "id": Id,
     "split": Label,
     "links": Links,
-    "node": Node,
 }
 """The standard roles and what they are read as where no method says it."""
 
@@ -154,16 +153,15 @@ def assign(
             )
         growing.take(role, column, _kinds(role, reads, found[column]))
     roles = ROLES if reads is None else reads
-    waiting = [role for role in roles if role not in growing.columns]
+    waiting = [role for role in roles if role not in growing.columns and roles[role] is not Node]
     for role in waiting:
-        if roles[role] is Node:
-            _nodes(growing, required=reads is not None)
-        else:
-            _by_name(growing, role, roles[role], required=reads is not None)
+        _by_name(growing, role, roles[role], required=reads is not None)
+    if reads is None or Node in reads.values():
+        _nodes(growing, required=reads is not None)
     if reads is None:
         _at_least_one(growing)
         return growing.columns, growing.kinds, growing.notes
-    for role in [role for role in waiting if roles[role] is not Node]:
+    for role in waiting:
         kinds, may_lack = accepted(reads[role])
         if role not in growing.columns and not may_lack:
             _by_kind(growing, role, kinds)
@@ -233,21 +231,21 @@ def _fits(growing: _Assignment, column: str, kinds: tuple[type[Kind], ...]) -> b
 
 
 def _nodes(growing: _Assignment, *, required: bool) -> None:
-    """Take what nodes are made of: all columns of links unless the user named some, and a vector.
+    """Take what the role `node` is made of: all columns of links unless some are taken, and a vector.
 
     Every relation is a role of its own, named like its column.
     """
     if Links not in growing.kinds.values():
         for column in growing.free(of=(Links,)):
             growing.take(column, column, (Links,))
-    if "links" not in growing.columns and Links not in growing.kinds.values():
+    if Links not in growing.kinds.values():
         _by_name(growing, "links", Links, required=False)
-    if Links in growing.kinds.values() or required:
-        if "vector" not in growing.columns:
-            _by_name(growing, "vector", Vector, required=False)
+    linked = Links in growing.kinds.values()
+    if linked and "vector" not in growing.columns:
+        _by_name(growing, "vector", Vector, required=False)
         if required and "vector" not in growing.columns:
             _by_kind(growing, "vector", (Vector,))
-    if required and Links not in growing.kinds.values():
+    if required and not linked:
         name = growing.source.name
         raise TableError(
             f"{name} has no links between its rows. A graph is a folder with nodes.csv and edges.csv (columns "

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nearfar.data.faults import shown
-from nearfar.data.kinds import Image, Text, Vector
+from nearfar.data.kinds import Image, Node, Text, Vector
 from nearfar.errors import ArgumentError, TableError
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def holdout(table: Table, fraction: float, seed: int, limit: int = 2000) -> tupl
 
     A column `split` decides where there is one: rows marked test, or else validation or dev, are
     measured on, all of them. Otherwise rows are drawn; those with the same example (text, picture or
-    vector of the first such role) stay together.
+    vector of the first such role) stay together, but for nodes: no two of a graph are the same.
 
     Args:
         table: the table.
@@ -89,7 +89,8 @@ def holdout(table: Table, fraction: float, seed: int, limit: int = 2000) -> tupl
             return train, test
         table.notes.append(f"column {column!r} marks train rows only: rows to measure on are drawn from them")
     share = min(fraction, limit / len(table))
-    train, test = grouped_split(_contents(table), [1 - share, share], seed)
+    contents = range(len(table)) if Node in table.kinds.values() else _contents(table)
+    train, test = grouped_split(contents, [1 - share, share], seed)
     return train, test
 
 

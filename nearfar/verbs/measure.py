@@ -8,14 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from nearfar.data.kinds import Image, Label, Number, Reading, Text, Vector
+from nearfar.data.kinds import Image, Label, Links, Node, Number, Reading, Text, Vector
 from nearfar.data.table import OnBadRow, Table, read_table
 from nearfar.errors import ArgumentError
 from nearfar.measures.embeddings import Measurement, measure_embeddings
 from nearfar.space import Space
 
-ENCODED = (Text, Image, Vector)
+ENCODED = (Text, Image, Vector, Node)
 """Kinds that encoders read."""
+EXAMPLES = (*ENCODED, Links)
+"""Kinds of what an example is; all others say something about it."""
 MEASURED: dict[str, Reading] = {"label": Label | None, "score": Number | None}
 """Roles that measures use where a table has them, beside what is embedded."""
 
@@ -90,7 +92,7 @@ def embedded(
     if isinstance(space, Mapping):
         z = {role: np.asarray(vectors, dtype=np.float32) for role, vectors in space.items()}
         others = (
-            {} if table is None else {r: _named(table, r) for r, k in table.kinds.items() if k not in ENCODED}
+            {} if table is None else {r: _named(table, r) for r, k in table.kinds.items() if k not in EXAMPLES}
         )
         cells = {} if table is None else {r: table.column(r) for r, k in table.kinds.items() if k is Text}
         return z, others, cells
@@ -115,7 +117,7 @@ def encoded(space: Space, table: Table, *, batch_size: int = 64) -> Embedded:
             cells[role] = table.column(role)
             modality = space.modality_for(role, cells[role][0])
             z[role] = space.encode(cells[role], modality, batch_size=batch_size)
-        elif kind not in ENCODED:
+        elif kind not in EXAMPLES:
             others[role] = _named(table, role)
     if not z:
         raise ArgumentError(

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from nearfar.data.kinds import Image
+from nearfar.data.kinds import Image, Node
 from nearfar.data.table import OnBadRow, Table, read_table
 from nearfar.errors import ArgumentError, TableError
 from nearfar.search.cached import cached_index
@@ -49,8 +49,8 @@ def search_table(
     Args:
         space: a space or its folder.
         table: a table or its source.
-        queries: raw examples of the query's modality (texts, pictures or names of their files, vectors); with
-            sets, sentences such as "near A and B without C".
+        queries: raw examples of the query's modality (texts, pictures or names of their files, vectors; for
+            nodes, numbers of the table's rows); with sets, sentences such as "near A and B without C".
         sets: name -> examples of what it means: a table's source, such as a text file of one a line, or a list.
         k: answers for each query.
         role: the column searched; None takes `positive` where there is one, else the first readable one.
@@ -76,7 +76,7 @@ def search_table(
     role = role or _searched(space, table)
     index = cached_index(space, table, role, folder)
     if sets is None:
-        scores, ids = index.search(_encoded(space, queries, modality), k)
+        scores, ids = index.search(_encoded(space, [_node(space, table, query) for query in queries], modality), k)
     else:
         scores, ids = _by_sets(space, index, queries, sets, k, modality, on_bad_row)
     answers = []
@@ -140,7 +140,7 @@ def _modality_of(space: Space, query: Any) -> str:
         if encoder.kind.holds(query):
             return name
     kinds = " or ".join(sorted({encoder.kind.name for encoder in space.encoders.values()}))
-    hint = "; give the name of a picture file" if kinds == "image" else ""
+    hint = {"image": "; give the name of a picture file", "node": "; give the number of a row"}.get(kinds, "")
     raise ArgumentError(f"this space reads {kinds}; it cannot read the query {str(query)[:60]!r}{hint}")
 
 
@@ -158,12 +158,26 @@ def _picture(space: Space, query: Any) -> Any:
         raise ArgumentError(f"query {str(query)!r} is no picture that can be read: {broken}") from None
 
 
+def _node(space: Space, table: Table, query: Any) -> Any:
+    """The node that a query names by its row, where the space reads nodes; else the query itself."""
+    reads_nodes = any(encoder.kind is Node for encoder in space.encoders.values())
+    if not (reads_nodes and Node in table.kinds.values() and str(query).isdecimal()):
+        return query
+    numbers = table.row_numbers(range(len(table)))
+    if int(query) not in numbers:
+        raise ArgumentError(
+            f"{table.name} has no row {query}: name a node by its row, {numbers[0]} to {numbers[-1]}"
+        )
+    return table.rows([numbers.index(int(query))])["node"][0]
+
+
 def _by_name(table: Table, cells: dict[str, list[Any]]) -> dict[str, list[Any]]:
-    """The same cells with labels as their names."""
+    """The same cells with labels as their names, and without nodes, which the other cells make up."""
     names = table.label_names
     return {
         role: [names[role][cell] for cell in column] if role in names else column
         for role, column in cells.items()
+        if table.kinds[role] is not Node
     }
 
 
