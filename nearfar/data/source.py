@@ -95,7 +95,9 @@ def stored(key: str, read: Callable[[], Content], name: str, folder: Path | None
         dataset = Dataset.from_file(str(kept / "table.arrow"))
     except Exception as refused:  # types and names that `datasets` does not take, each in its own way
         raise TableError(f"{name} holds columns that cannot be kept ({refused})") from None
-    return Source(dataset, name, folder, Faults.from_json(about["faults"]), tuple(about["notes"]), tuple(about["links"]))
+    return Source(
+        dataset, name, folder, Faults.from_json(about["faults"]), tuple(about["notes"]), tuple(about["links"])
+    )
 
 
 def _write(folder: Path, content: Content) -> None:
@@ -104,7 +106,10 @@ def _write(folder: Path, content: Content) -> None:
     with pa.OSFile(str(folder / "table.arrow"), "wb") as sink, pa.ipc.new_stream(sink, content.schema) as out:
         for batch in content.batches:
             out.write_batch(batch)
-    write_json(folder / "table.json", {"faults": content.faults.to_json(), "notes": content.notes, "links": content.links})
+    write_json(
+        folder / "table.json",
+        {"faults": content.faults.to_json(), "notes": content.notes, "links": content.links},
+    )
 
 
 def in_memory(content: Content, name: str) -> Source:

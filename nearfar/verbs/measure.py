@@ -92,7 +92,9 @@ def embedded(
     if isinstance(space, Mapping):
         z = {role: np.asarray(vectors, dtype=np.float32) for role, vectors in space.items()}
         others = (
-            {} if table is None else {r: _named(table, r) for r, k in table.kinds.items() if k not in EXAMPLES}
+            {}
+            if table is None
+            else {r: _named(table, r) for r, k in table.kinds.items() if k not in EXAMPLES}
         )
         cells = {} if table is None else {r: table.column(r) for r, k in table.kinds.items() if k is Text}
         return z, others, cells

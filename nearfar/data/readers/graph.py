@@ -107,9 +107,7 @@ def _names(table: pa.Table, column: str, file: Path) -> tuple[list[str], np.ndar
     return names, np.array([place[name] for name in written])[coded.indices.to_numpy()]
 
 
-def _ends(
-    edges: pa.Table, column: str, number_of: dict[str, int], file: Path, named_by: str
-) -> np.ndarray:
+def _ends(edges: pa.Table, column: str, number_of: dict[str, int], file: Path, named_by: str) -> np.ndarray:
     names, codes = _names(edges, column, file)
     numbers = np.array([number_of.get(name, -1) for name in names])[codes]
     if len(unknown := np.flatnonzero(numbers < 0)):

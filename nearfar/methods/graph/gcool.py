@@ -141,7 +141,9 @@ class GCooL(Method):
 
     def embed(self, batch: Batch) -> dict[str, Tensor]:
         return {
-            f"view {view}": nn.functional.normalize(self.head(self.encoder.relation(relation, **batch[f"view {view}"])))
+            f"view {view}": nn.functional.normalize(
+                self.head(self.encoder.relation(relation, **batch[f"view {view}"]))
+            )
             for view, relation in enumerate(self.views)
         }
 
@@ -195,6 +197,4 @@ class GCooL(Method):
 
     def space(self) -> Space:
         """Nodes by z, without the head; parts `projection` and `communities` give R = communities(unit(projection(z)))."""
-        return Space(
-            {"node": self.encoder}, parts={"projection": self.head, "communities": self.prototypes}
-        )
+        return Space({"node": self.encoder}, parts={"projection": self.head, "communities": self.prototypes})
