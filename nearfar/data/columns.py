@@ -51,7 +51,7 @@ class Column:
 
 
 def stored_cells(dataset: Dataset, names: Sequence[str], rows: Any) -> dict[str, list[Any]]:
-    """Cells of some rows (a slice, or a list of indices) as stored; lists of numbers as float32 [d], of integers as int64 [d]."""
+    """Cells of some rows (a slice, or a list of indices) as stored; lists of numbers as float32 or int64 [d]."""
     if (
         isinstance(rows, np.ndarray)
         and len(rows)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -54,14 +55,17 @@ class GCN(Encoder):
         if layers < 1 or not relations:
             raise ArgumentError(f"a GCN needs a layer and a relation, got {layers} and {list(relations)}")
         self._settings = {
-            **{"width": width, "hidden": hidden, "dim": dim, "layers": layers},
-            **{"relations": list(relations), "scale": scale},
+            "width": width,
+            "hidden": hidden,
+            "dim": dim,
+            "layers": layers,
+            "relations": list(relations),
+            "scale": scale,
         }
         self.width, self.dim, self.relations, self.scale = width, dim, tuple(relations), scale
         widths = [width, *[hidden] * (layers - 1), dim]
         self.networks = nn.ModuleList(
-            nn.ModuleList(_Convolution(*pair) for pair in zip(widths, widths[1:], strict=False))
-            for _ in relations
+            nn.ModuleList(_Convolution(*pair) for pair in pairwise(widths)) for _ in relations
         )
 
     @classmethod
@@ -127,7 +131,7 @@ class GCN(Encoder):
         """
         mixing = normalised_adjacency(links, len(features))
         x = features / self.scale
-        for layer in self.networks[number]:  # type: ignore[union-attr]
+        for layer in cast(nn.ModuleList, self.networks[number]):
             x = layer(x, mixing)
         return x
 

@@ -152,7 +152,7 @@ class GCooL(Method):
         h = [z[f"view {view}"] for view in range(len(self.views))]
         node = [info_nce(h[a], h[b], temperature=self.temperature, symmetric=True) for a, b in pairs]
         terms = {"node": torch.stack(node).mean()}
-        deca_weight, resc_weight = self.weights(int(self.step))
+        deca_weight, resc_weight = self.weights(int(self.get_buffer("step")))
         shares = [self.prototypes(view.detach()) for view in h]
         if deca_weight:
             density = [edge_density(R, batch[f"links {view}"], self.between) for view, R in enumerate(shares)]
@@ -196,5 +196,5 @@ class GCooL(Method):
         return told
 
     def space(self) -> Space:
-        """Nodes by z, without the head; parts `projection` and `communities` give R = communities(unit(projection(z)))."""
+        """Nodes by z, without the head. Its parts serve R = communities(unit(projection(z)))."""
         return Space({"node": self.encoder}, parts={"projection": self.head, "communities": self.prototypes})
