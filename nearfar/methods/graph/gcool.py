@@ -82,7 +82,8 @@ class GCooL(Method):
         centrality: Centrality = "pagerank",
     ) -> None:
         super().__init__()
-        check_between(1, math.inf, communities=communities, stride=stride)
+        check_between(2, math.inf, communities=communities)
+        check_between(1, math.inf, stride=stride)
         check_between(1e-3, math.inf, temperature=temperature, fade=fade)
         check_between(0, math.inf, between=between, gamma=gamma, balance=balance)
         check_between(0, 1, drop_links=drop_links, drop_features=drop_features)
