@@ -19,7 +19,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nearfar.data.kinds import Id, Image, Kind, Label, Number, Text, Vector, accepted
+from nearfar.data.kinds import Id, Image, Kind, Label, Links, Node, Number, Text, Vector, accepted
 from nearfar.data.table import Table, read_table
 from nearfar.errors import ArgumentError, TableError
 from nearfar.method import Batch, Method
@@ -52,6 +52,7 @@ def cells(role: str, kind: type[Kind], rows: int) -> list[Any]:
         Text: lambda i: f"{WORDS[i % len(WORDS)]} over the {role} of {'very ' * (i % 3)}old town {i}",
         Image: lambda i: PIL.Image.fromarray(drawn.integers(0, 256, (8, 8, 3), dtype=np.uint8)),
         Vector: lambda i: drawn.normal(size=6).tolist(),
+        Links: lambda i: sorted({(i + 1) % rows, (i - 1) % rows, (i + 3) % rows, (i - 3) % rows}),
         Label: lambda i: "ab"[i % 2],
         Number: lambda i: i / 7 + 0.25,
         Id: lambda i: i // 2,
@@ -60,8 +61,11 @@ def cells(role: str, kind: type[Kind], rows: int) -> list[Any]:
 
 
 def table_of(kinds: Mapping[str, type[Kind]], rows: int = ROWS) -> Table:
-    """A tiny table with these roles."""
-    return Table.from_columns({role: cells(role, kind, rows) for role, kind in kinds.items()}, kinds)
+    """A tiny table with these roles; nodes are made of vectors and links."""
+    columns = {role: kind for role, kind in kinds.items() if kind is not Node}
+    if Node in kinds.values():
+        columns |= {"vector": Vector, "links": Links}
+    return Table.from_columns({role: cells(role, kind, rows) for role, kind in columns.items()}, columns)
 
 
 def shapes_of_table(name: str) -> Iterator[dict[str, type[Kind]]]:
@@ -69,7 +73,7 @@ def shapes_of_table(name: str) -> Iterator[dict[str, type[Kind]]]:
     reads = {role: accepted(reading) for role, reading in method_class(name).reads.items()}
     needed = {role: kinds[0] for role, (kinds, optional) in reads.items() if not optional}
     starts = [needed]
-    if not {Text, Image, Vector} & set(needed.values()):
+    if not {Text, Image, Vector, Node} & set(needed.values()):
         starts = [{r: k[0], **needed} for r, (k, _) in reads.items() if r in ("text", "image", "vector")]
     for start in starts:
         yield dict(start)
@@ -173,7 +177,8 @@ def test_the_entry_is_what_the_class_is(name: str) -> None:
     assert issubclass(cls, Method)
     assert (found.class_name, found.module) == (cls.__name__, cls.__module__)
     assert list(found.reads) == list(cls.reads)
-    names = {"Text": Text, "Image": Image, "Vector": Vector, "Label": Label, "Number": Number, "Id": Id}
+    kinds = (Text, Image, Vector, Node, Label, Number, Id)
+    names = {kind.__name__: kind for kind in kinds}
     assert {role: eval(reading, names) for role, reading in found.reads.items()} == dict(cls.reads)
     arguments = dict(list(inspect.signature(cls.__init__).parameters.items())[1:])
     assert [*found.encoders, *(h.name for h in found.hyperparameters)] == list(arguments)
@@ -299,6 +304,9 @@ def test_embeddings_are_aligned_with_the_rows(
         terms = method.loss(batch)
         assert all(term.ndim == 0 and bool(term.isfinite()) for term in terms.values())
         return
+    if method.whole_table:
+        assert all(len(value) == ROWS for value in method.embed(batch).values())
+        return  # a row's embedding depends on the others
     with torch.no_grad():
         z, part = method.embed(batch), method.embed(slice_batch(batch, 2, 5))
     assert set(z) == set(part)
@@ -317,6 +325,10 @@ def test_gradient_caching_changes_nothing(
         return  # there is no gradient
     if not is_cut(method):
         with pytest.raises(ArgumentError, match="in one piece"):
+            train(method, table, Settings(steps=1, batch_size=4, cache_chunk=2))
+        return
+    if method.whole_table:
+        with pytest.raises(ArgumentError, match="whole table"):
             train(method, table, Settings(steps=1, batch_size=4, cache_chunk=2))
         return
     calm(method)
@@ -367,7 +379,7 @@ def test_a_prepared_batch_depends_on_its_seed_alone(
     assert all(torch.equal(one[key], again[key]) for key in one)
     changed = any(not torch.equal(one[key], other[key]) for key in one)
     assert changed == draws, "the generator is drawn from, or the views are random, but not both"
-    assert all(len(value) == ROWS for value in one.values())
+    assert method.whole_table or all(len(value) == ROWS for value in one.values())
 
 
 @pytest.mark.parametrize(("name", "kinds", "chosen"), TABLES)
@@ -398,7 +410,8 @@ def needed(name: str) -> list[str]:
 def test_a_missing_column_is_named_with_the_option(name: str, role: str) -> None:
     reads = method_class(name).reads
     others = {other: cells(other, accepted(reads[other])[0][0], 4) for other in needed(name) if other != role}
-    with pytest.raises(TableError, match=rf"--column {role}="):
+    column = "links" if reads[role] is Node else role  # a node is no column
+    with pytest.raises(TableError, match=rf"--column {column}="):
         read_table({**others, "weight": [0.5, 1.5, 2.5, 3.25]}, reads=reads_of(name))
 
 

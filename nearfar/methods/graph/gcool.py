@@ -79,7 +79,7 @@ class GCooL(Method):
         similarity: Literal["cosine", "rbf"] = "cosine",
         drop_links: float = 0.2,
         drop_features: float = 0.1,
-        centrality: Centrality = "pagerank",
+        centrality: Literal["pagerank", "degree", "eigenvector"] = "pagerank",
     ) -> None:
         super().__init__()
         check_between(2, math.inf, communities=communities)
