@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from nearfar.data.kinds import Node
 from nearfar.data.table import Table
@@ -18,7 +17,6 @@ from nearfar.experiment import Claim, DataFolder, Experiment
 from nearfar.files import fingerprint_of_file
 from nearfar.measures.clustering import clustering_metrics, kmeans_measure
 from nearfar.measures.probes import logistic_probe
-from nearfar.method import Batch
 from nearfar.methods.graph.gcool import GCooL
 from nearfar.recipes.graphs import acm_papers, citations
 from nearfar.training.settings import Settings
@@ -159,8 +157,8 @@ def experiment(data: DataFolder) -> Experiment:
 class NodesOnly(GCooL):
     """The baseline: views contrasted node by node, as in GCA."""
 
-    def contrast(self, z: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
-        return {"node": super().contrast(z, batch)["node"]}
+    def weights(self, step: int) -> tuple[float, float]:
+        return 0.0, 0.0
 
 
 def known_labels(table: Table) -> np.ndarray:
