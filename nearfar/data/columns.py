@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nearfar.data.kinds import Id, Image, Kind, Label, Links, Number, Text, Vector
+from nearfar.data.lists import parsed_links, parsed_vector
 from nearfar.data.readers.folders import IMAGE_SUFFIXES
 
 if TYPE_CHECKING:
@@ -147,34 +147,6 @@ def _is_image(cells: Sequence[Any], folder: Path | None) -> bool:
         return isinstance(cells[0], dict) and Path(str(cells[0].get("path"))).suffix.lower() in IMAGE_SUFFIXES
 
 
-def _parsed_vector(cell: Any) -> np.ndarray:
-    if isinstance(cell, np.ndarray):
-        return np.asarray(cell, dtype=np.float32)
-    values = _parsed_list(cell)
-    try:
-        with np.errstate(over="ignore"):
-            return np.array(values, dtype=np.float32)
-    except OverflowError:
-        raise ValueError("holds an integer too large for a vector") from None
-
-
-def _parsed_links(cell: Any) -> np.ndarray:
-    values = np.asarray(cell if isinstance(cell, np.ndarray) else _parsed_list(cell))
-    if values.dtype.kind == "f" and not np.array_equal(values, np.trunc(values)):
-        raise ValueError("not a list of row numbers")
-    return values.astype(np.int64)
-
-
-def _parsed_list(cell: Any) -> list[Any]:
-    try:
-        values = json.loads(cell)
-    except (ValueError, RecursionError):
-        values = None
-    if not isinstance(values, list) or not all(type(v) in (int, float) for v in values):
-        raise ValueError("not a list of numbers")
-    return values
-
-
 def parsed_number(cell: Any) -> float:
     """A number, also one written as a string.
 
@@ -227,7 +199,7 @@ def _kind_of_strings(cells: Sequence[str], folder: Path | None) -> type[Kind]:
         whole = all(_WHOLE.match(cell) for cell in cells)
         named = _repeated(cells) or (Id if len(set(cells)) == len(cells) else None)
         return named if whole and named else Number
-    if cells[0].lstrip().startswith("[") and accepts(_parsed_vector, cells):
+    if cells[0].lstrip().startswith("[") and accepts(parsed_vector, cells):
         return Vector
     if _is_image(cells, folder):
         return Image
@@ -265,8 +237,8 @@ def bind(dataset: Dataset, name: str, kind: type[Kind], folder: Path | None) -> 
         return _bind_labels(dataset, name)
     decode: dict[type[Kind], Callable[[Any], Any]] = {
         Text: lambda cell: cell,
-        Vector: _parsed_vector,
-        Links: _parsed_links,
+        Vector: parsed_vector,
+        Links: parsed_links,
         Number: parsed_number,
         Id: _identity,
     }
