@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from pathlib import Path
 from typing import Any, Self, cast
 
 import torch
@@ -12,15 +11,15 @@ from torch import Tensor, nn
 
 from nearfar.data.graph import Node
 from nearfar.data.kinds import Node as NodeKind
-from nearfar.encoders.encoder import Encoder, Features
-from nearfar.encoders.settings import read_settings, read_weights, write_settings, write_weights
+from nearfar.encoders.encoder import Features
+from nearfar.encoders.settings import MadeOfSettings
 from nearfar.errors import ArgumentError
 
 SPARSE = 0.25
 """Features of which at most this share is not 0, such as bags of words, are kept and multiplied as sparse."""
 
 
-class GCN(Encoder):
+class GCN(MadeOfSettings):
     """Graph convolutions: each layer mixes a node with its neighbours, then maps and bends.
 
         H' = prelu(D^-1/2 (A + I) D^-1/2 H W + b),  A_ij = 1 where i lists j, D_ii = 1 + sum_j A_ij
@@ -144,27 +143,6 @@ class GCN(Encoder):
         tokens = torch.stack(by_relation, dim=1)
         mask = torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device)
         return Features(tokens, mask, tokens.mean(1))
-
-    def settings(self) -> dict[str, Any]:
-        """The arguments it was made with."""
-        return dict(self._settings)
-
-    def save(self, folder: Path) -> None:
-        """Write weights and settings."""
-        write_weights(folder, self)
-        write_settings(folder, self)
-
-    @classmethod
-    def load(cls, folder: Path) -> Self:
-        """Read what `save` wrote.
-
-        Raises:
-            ArtefactError: the folder is incomplete, broken or of another encoder.
-        """
-        _, settings = read_settings(folder, expected=cls.__name__)
-        encoder = cls(**settings)
-        read_weights(folder, encoder)
-        return encoder.eval()
 
 
 class _Convolution(nn.Module):
