@@ -76,7 +76,9 @@ def search_table(
     role = role or _searched(space, table)
     index = cached_index(space, table, role, folder)
     if sets is None:
-        scores, ids = index.search(_encoded(space, [_node(space, table, query) for query in queries], modality), k)
+        scores, ids = index.search(
+            _encoded(space, [_node(space, table, query) for query in queries], modality), k
+        )
     else:
         scores, ids = _by_sets(space, index, queries, sets, k, modality, on_bad_row)
     answers = []
