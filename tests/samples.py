@@ -60,3 +60,20 @@ def write_sounds(folder: Path, made: Sequence[Sound], suffix: str = ".wav") -> l
     for path, sound in zip(paths, made, strict=True):
         soundfile.write(path, sound.samples, sound.rate)
     return paths
+
+
+def write_graph(folder: Path, nodes: int = 60, seed: int = 0) -> Path:
+    """A folder with three groups of nodes that differ in features and have most links inside, as a user has it."""
+    random = np.random.default_rng(seed)
+    group = np.arange(nodes) % 3
+    words = random.random((nodes, 12)) < np.where(np.arange(12) % 3 == group[:, None], 0.5, 0.1)
+    words[np.arange(nodes), group] = True
+    inside = group[:, None] == group
+    linked = np.triu(random.random((nodes, nodes)) < np.where(inside, 0.3, 0.03), k=1)
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = [(f"n{i}", str(words[i].astype(int).tolist()), f"group {group[i]}") for i in range(nodes)]
+    write_csv(folder / "nodes.csv", ["id", "vector", "label"], rows)
+    write_csv(
+        folder / "edges.csv", ["source", "target"], [(f"n{i}", f"n{j}") for i, j in np.argwhere(linked)]
+    )
+    return folder

@@ -19,7 +19,20 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nearfar.data.kinds import ENCODED, Audio, Id, Image, Kind, Label, Number, Text, Vector, accepted
+from nearfar.data.kinds import (
+    ENCODED,
+    Audio,
+    Id,
+    Image,
+    Kind,
+    Label,
+    Links,
+    Node,
+    Number,
+    Text,
+    Vector,
+    accepted,
+)
 from nearfar.data.roles import EMBEDDED
 from nearfar.data.sound import Sound
 from nearfar.data.table import Table, read_table
@@ -67,6 +80,7 @@ def cells(role: str, kind: type[Kind], rows: int) -> list[Any]:
         Image: lambda i: PIL.Image.fromarray(drawn.integers(0, 256, (8, 8, 3), dtype=np.uint8)),
         Audio: lambda i: Sound(drawn.normal(scale=0.1, size=3000 + 400 * (i % 2)).astype(np.float32), 8000),
         Vector: lambda i: drawn.normal(size=6).tolist(),
+        Links: lambda i: sorted({(i + 1) % rows, (i - 1) % rows, (i + 3) % rows, (i - 3) % rows}),
         Label: lambda i: "ab"[i % 2],
         Number: lambda i: i / 7 + 0.25,
         Id: lambda i: i // 2,
@@ -75,8 +89,11 @@ def cells(role: str, kind: type[Kind], rows: int) -> list[Any]:
 
 
 def table_of(kinds: Mapping[str, type[Kind]], rows: int = ROWS) -> Table:
-    """A tiny table with these roles."""
-    return Table.from_columns({role: cells(role, kind, rows) for role, kind in kinds.items()}, kinds)
+    """A tiny table with these roles; nodes are made of vectors and links."""
+    columns = {role: kind for role, kind in kinds.items() if kind is not Node}
+    if Node in kinds.values():
+        columns |= {"vector": Vector, "links": Links}
+    return Table.from_columns({role: cells(role, kind, rows) for role, kind in columns.items()}, columns)
 
 
 def shapes_of_table(name: str) -> Iterator[dict[str, type[Kind]]]:
@@ -193,15 +210,7 @@ def test_the_entry_is_what_the_class_is(name: str) -> None:
     assert issubclass(cls, Method)
     assert (found.class_name, found.module) == (cls.__name__, cls.__module__)
     assert list(found.reads) == list(cls.reads)
-    names = {
-        "Text": Text,
-        "Image": Image,
-        "Audio": Audio,
-        "Vector": Vector,
-        "Label": Label,
-        "Number": Number,
-        "Id": Id,
-    }
+    names = {kind.__name__: kind for kind in (*ENCODED, Label, Number, Id)}
     assert {role: eval(reading, names) for role, reading in found.reads.items()} == dict(cls.reads)
     arguments = dict(list(inspect.signature(cls.__init__).parameters.items())[1:])
     assert [*found.encoders, *(h.name for h in found.hyperparameters)] == list(arguments)
@@ -327,6 +336,9 @@ def test_embeddings_are_aligned_with_the_rows(
         terms = method.loss(batch)
         assert all(term.ndim == 0 and bool(term.isfinite()) for term in terms.values())
         return
+    if method.whole_table:
+        assert all(len(value) == ROWS for value in method.embed(batch).values())
+        return  # a row's embedding depends on the others
     with torch.no_grad():
         z, part = method.embed(batch), method.embed(slice_batch(batch, 2, 5))
     assert set(z) == set(part)
@@ -345,6 +357,10 @@ def test_gradient_caching_changes_nothing(
         return  # there is no gradient
     if not is_cut(method):
         with pytest.raises(ArgumentError, match="in one piece"):
+            train(method, table, Settings(steps=1, batch_size=4, cache_chunk=2))
+        return
+    if method.whole_table:
+        with pytest.raises(ArgumentError, match="whole table"):
             train(method, table, Settings(steps=1, batch_size=4, cache_chunk=2))
         return
     calm(method)
@@ -395,7 +411,7 @@ def test_a_prepared_batch_depends_on_its_seed_alone(
     assert all(torch.equal(one[key], again[key]) for key in one)
     changed = any(not torch.equal(one[key], other[key]) for key in one)
     assert changed == draws, "the generator is drawn from, or the views are random, but not both"
-    assert all(len(value) == ROWS for value in one.values())
+    assert method.whole_table or all(len(value) == ROWS for value in one.values())
 
 
 @pytest.mark.parametrize(("name", "kinds", "chosen"), TABLES)
@@ -429,7 +445,8 @@ def test_a_missing_column_is_named_with_the_option(name: str, role: str) -> None
     # Another column, of a kind that cannot be meant.
     wanted = accepted(reads[role])[0]
     more = {"remark": WORDS[:4]} if Number in wanted else {"weight": [0.5, 1.5, 2.5, 3.25]}
-    with pytest.raises(TableError, match=rf"--column {role}="):
+    column = "links" if reads[role] is Node else role  # a node is no column
+    with pytest.raises(TableError, match=rf"--column {column}="):
         read_table({**others, **more}, reads=reads_of(name))
 
 

@@ -881,7 +881,7 @@ def test_a_method_may_look_at_other_rows_than_those_of_its_batch() -> None:
     assert equal(weights(one), weights(two))
 
 
-def test_a_method_may_take_the_whole_table_as_its_batch() -> None:
+def test_a_method_may_take_the_whole_table_as_its_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     class Whole(Near):
         whole_table = True
 
@@ -898,6 +898,9 @@ def test_a_method_may_take_the_whole_table_as_its_batch() -> None:
         )  # in order, so that links between rows hold
     with pytest.raises(ArgumentError, match="whole table"):
         train(made(Whole), table(), settings(cache_chunk=4))
+    monkeypatch.setattr("nearfar.training.trainer.process_count", lambda: 2)
+    with pytest.raises(ArgumentError, match="train it in one process"):
+        train(made(Whole), table(), settings())
 
 
 def test_a_method_may_be_fitted_in_closed_form() -> None:

@@ -24,6 +24,7 @@ _TYPES: dict[str, pa.DataType] = {
     "integer": pa.int64(),
     "number": pa.float64(),
     "truth value": pa.bool_(),
+    "list of integers": pa.list_(pa.int64()),
     "list of numbers": pa.list_(pa.float32()),
     "list of strings": pa.list_(pa.string()),
     "image": FILE_TYPE,
@@ -43,8 +44,14 @@ def category(value: Any) -> str | None:
     if isinstance(value, np.generic):
         return category(value.item())
     if isinstance(value, np.ndarray):
-        return "list of numbers" if value.ndim == 1 and value.dtype.kind in "fiu" else "object"
+        if value.ndim != 1:
+            return "object"
+        return {"i": "list of integers", "f": "list of numbers", "u": "list of numbers"}.get(
+            value.dtype.kind, "object"
+        )
     if isinstance(value, (list, tuple)):
+        if all(type(v) is int and -(2**63) <= v < 2**63 for v in value):
+            return "list of integers"
         if all(isinstance(v, (int, float, np.number)) or v is None for v in value):
             return "list of numbers"
         return "list of strings" if all(isinstance(v, str) for v in value) else "object"
@@ -58,12 +65,13 @@ def category(value: Any) -> str | None:
 def common_category(counts: Mapping[str, int]) -> str | None:
     """The category of a column whose cells fall into `counts`; None if it can hold no kind.
 
-    Integers among numbers are numbers; otherwise the most frequent category wins, and the cells of
-    the others are faults.
+    Integers among numbers are numbers, alone and in lists; otherwise the most frequent category wins, and
+    the cells of the others are faults.
     """
     merged = Counter(counts)
-    if merged["integer"] and merged["number"]:
-        merged["number"] += merged.pop("integer")
+    for whole, number in (("integer", "number"), ("list of integers", "list of numbers")):
+        if merged[whole] and merged[number]:
+            merged[number] += merged.pop(whole)
     merged = +merged
     if not merged:
         return "text"
@@ -82,11 +90,13 @@ def _fitted(value: Any, wanted: str) -> Any:
         return None
     if wanted == "number" and found in ("integer", "number"):
         return float(value)
-    if found != wanted:
+    if found != wanted and (found, wanted) != ("list of integers", "list of numbers"):
         raise TypeError(f"holds {shown(value)} where most rows hold a value of kind {wanted}")
     if wanted == "list of numbers":
         with np.errstate(over="ignore"):
             return np.asarray(value, dtype=np.float32)
+    if wanted == "list of integers":
+        return np.asarray(value, dtype=np.int64)
     if wanted == "image":
         buffer = io.BytesIO()
         value.save(buffer, format="PNG")

@@ -11,7 +11,7 @@ import numpy as np
 
 from nearfar.data.columns import SAMPLE, Column, scan, stored_cells
 from nearfar.data.faults import Faults, shown
-from nearfar.data.kinds import Audio, Image, Label, Number, Text, Vector
+from nearfar.data.kinds import Audio, Image, Label, Links, Number, Text, Vector
 from nearfar.data.media import open_image, open_sound
 from nearfar.data.sound import SHORTEST, Sound
 from nearfar.data.source import Source
@@ -72,6 +72,8 @@ def _check(source: Source, column: Column) -> Callable[[Any], Problem | None]:
     if column.kind is Vector:
         width = _usual_width(source, column)
         return lambda cell: _vector_problem(cell, column, width)
+    if column.kind is Links:
+        return lambda cell: _links_problem(cell, column, len(source.dataset))
     return lambda cell: _plain_problem(cell, column)
 
 
@@ -130,6 +132,22 @@ def _vector_problem(cell: Any, column: Column, width: int) -> Problem | None:
         return None
     at = int(np.argmin(finite))
     return "a number that is not finite", f"position {at + 1} of the vector is {vector[at]}"
+
+
+def _links_problem(cell: Any, column: Column, rows: int) -> Problem | None:
+    try:
+        links = column.decode(cell)
+    except ValueError as broken:
+        return "no links", f"holds {shown(cell)}: {broken}"
+    outside = links[(links < 0) | (links >= rows)]
+    if len(outside):
+        return (
+            "a link to no row",
+            f"links to row number {outside[0]}, but the row numbers of links go from 0 to {rows - 1}",
+        )
+    if len(np.unique(links)) < len(links):
+        return "a repeated link", "links to one row twice: name each neighbour once"
+    return None
 
 
 def _plain_problem(cell: Any, column: Column) -> Problem | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -12,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nearfar.data.kinds import Audio, Id, Image, Kind, Label, Number, Text, Vector
+from nearfar.data.kinds import Audio, Id, Image, Kind, Label, Links, Number, Text, Vector
+from nearfar.data.lists import parsed_links, parsed_vector
 from nearfar.data.media import file_bytes, file_kind, open_image, open_sound
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class Column:
 
 
 def stored_cells(dataset: Dataset, names: Sequence[str], rows: Any) -> dict[str, list[Any]]:
-    """Cells of some rows (a slice, or a list of indices) as stored; lists of numbers as float32 [d]."""
+    """Cells of some rows (a slice, or a list of indices) as stored; lists of numbers as float32 or int64 [d]."""
     if (
         isinstance(rows, np.ndarray)
         and len(rows)
@@ -76,33 +76,22 @@ def _numeric_list(kind: pa.DataType) -> bool:
 def _unpacked(column: pa.ChunkedArray) -> list[Any]:
     if not _numeric_list(column.type):
         return column.to_pylist()
+    import pyarrow.types as types
+
+    whole = types.is_integer(column.type.value_type)
     cells: list[Any] = []
     for chunk in column.chunks:
-        values = chunk.flatten().to_numpy(zero_copy_only=False)
+        values = chunk.flatten()
+        exact = whole and not values.null_count  # an empty place in a list becomes NaN
+        values = values.to_numpy(zero_copy_only=False)
         with np.errstate(over="ignore"):
-            values = values.astype(np.float32)
+            values = values.astype(np.int64 if exact else np.float32)
         lengths = np.array(chunk.value_lengths().fill_null(0), dtype=np.int64)
         parts = np.split(values, np.cumsum(lengths)[:-1]) if len(lengths) else []
         cells += [
             part if valid else None for part, valid in zip(parts, chunk.is_valid().to_pylist(), strict=True)
         ]
     return cells
-
-
-def _parsed_vector(cell: Any) -> np.ndarray:
-    if isinstance(cell, np.ndarray):
-        return cell
-    try:
-        values = json.loads(cell)
-    except (ValueError, RecursionError):
-        values = None
-    if not isinstance(values, list) or not all(type(v) in (int, float) for v in values):
-        raise ValueError("not a list of numbers")
-    try:
-        with np.errstate(over="ignore"):
-            return np.array(values, dtype=np.float32)
-    except OverflowError:
-        raise ValueError("holds an integer too large for a vector") from None
 
 
 def parsed_number(cell: Any) -> float:
@@ -157,7 +146,7 @@ def _kind_of_strings(cells: Sequence[str], folder: Path | None) -> type[Kind]:
         whole = all(_WHOLE.match(cell) for cell in cells)
         named = _repeated(cells) or (Id if len(set(cells)) == len(cells) else None)
         return named if whole and named else Number
-    if cells[0].lstrip().startswith("[") and accepts(_parsed_vector, cells):
+    if cells[0].lstrip().startswith("[") and accepts(parsed_vector, cells):
         return Vector
     if (kind := file_kind(cells, folder)) is not None:
         return kind
@@ -184,7 +173,7 @@ def can_hold(dataset: Dataset, name: str, kind: type[Kind]) -> bool:
         return kind in (Number, Label)
     if types.is_binary(stored) or types.is_large_binary(stored) or types.is_struct(stored):
         return kind in (Image, Audio)
-    return kind is Vector and _numeric_list(stored)
+    return kind in (Vector, Links) and _numeric_list(stored)
 
 
 def bind(dataset: Dataset, name: str, kind: type[Kind], folder: Path | None) -> Column:
@@ -195,8 +184,14 @@ def bind(dataset: Dataset, name: str, kind: type[Kind], folder: Path | None) -> 
         return Column(name, kind, lambda cell: open_sound(cell, folder))
     if kind is Label:
         return _bind_labels(dataset, name)
-    decode = {Text: lambda cell: cell, Vector: _parsed_vector, Number: parsed_number, Id: _identity}[kind]
-    return Column(name, kind, decode)
+    decode: dict[type[Kind], Callable[[Any], Any]] = {
+        Text: lambda cell: cell,
+        Vector: parsed_vector,
+        Links: parsed_links,
+        Number: parsed_number,
+        Id: _identity,
+    }
+    return Column(name, kind, decode[kind])
 
 
 def _identity(cell: Any) -> int:

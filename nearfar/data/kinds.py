@@ -61,6 +61,32 @@ class Vector(Kind):
         return type(cell).__module__ == "numpy" and getattr(cell, "ndim", 0) == 1
 
 
+class Links(Kind):
+    """The neighbours of a node: row numbers of other rows, from 0; handed over as int64 [degree].
+
+    Numbers count the rows of the table as it was read (without rows left out), also after `Table.select`.
+    """
+
+    name = "links"
+
+    @classmethod
+    def holds(cls, cell: Any) -> bool:
+        return Vector.holds(cell) and cell.dtype.kind == "i"
+
+
+class Node(Kind):
+    """A row as a node: its vector and its links, in the graph of all rows; handed over as a `data.graph.Node`.
+
+    No column is of this kind: a table with vectors and links has it as the role `node`.
+    """
+
+    name = "node"
+
+    @classmethod
+    def holds(cls, cell: Any) -> bool:
+        return type(cell).__module__ == "nearfar.data.graph"
+
+
 class Label(Kind):
     """A class: a string or an integer; handed over as an int, names in `Table.label_names`."""
 
@@ -91,9 +117,12 @@ class Id(Kind):
         return isinstance(cell, int)
 
 
-ENCODED = (Text, Image, Audio, Vector)
+ENCODED = (Text, Image, Audio, Vector, Node)
 """Kinds that encoders read."""
-KINDS: dict[str, type[Kind]] = {k.name: k for k in (*ENCODED, Label, Number, Id)}
+EXAMPLES = (*ENCODED, Links)
+"""Kinds of what an example is; all others say something about it."""
+KINDS: dict[str, type[Kind]] = {k.name: k for k in (Text, Image, Audio, Vector, Links, Label, Number, Id)}
+"""The kinds that a column can be of, by name."""
 
 Reading = type[Kind] | types.UnionType
 """What a role accepts: `Text`, `Text | Image`, or `Text | None` where the column may be absent."""

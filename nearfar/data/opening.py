@@ -101,6 +101,9 @@ def _open_path(path: Path, name: str) -> Source:
     if path.is_dir():
         if (path / "state.json").exists() or (path / "dataset_dict.json").exists():
             return _open_arrow(path, name)
+        files = graph_files(path)
+        if files is not None:
+            return _open_graph(*files, name, path)
         from nearfar.data.readers.folders import open_folder
 
         return open_folder(path, name)
@@ -119,6 +122,33 @@ def _open_path(path: Path, name: str) -> Source:
     except OSError as refused:
         raise TableError(f"{name} cannot be read ({refused.strerror})") from None
     return stored(key, lambda: _reader(suffix)(path), name, path.parent)
+
+
+def graph_files(folder: Path) -> tuple[Path, Path] | None:
+    """The files of nodes and of edges of a folder that holds a graph, `nodes.*` and `edges.*`; else None.
+
+    Raises:
+        TableError: there are two of one, or edges without nodes.
+    """
+    found = {
+        stem: sorted(p for p in folder.glob(f"{stem}.*") if p.suffix.lower() in READERS)
+        for stem in ("nodes", "edges")
+    }
+    if not found["edges"]:
+        return None
+    for stem, files in found.items():
+        if len(files) != 1:
+            names = ", ".join(file.name for file in files) or f"no {stem}.csv, {stem}.jsonl or {stem}.parquet"
+            raise TableError(f"{folder} is a graph by its {found['edges'][0].name}, but holds {names}")
+    return found["nodes"][0], found["edges"][0]
+
+
+def _open_graph(nodes: Path, edges: Path, name: str, folder: Path) -> Source:
+    from nearfar.data.readers.graph import read_graph
+
+    key = key_of("graph", *((file.suffix, fingerprint_of_file(file)) for file in (nodes, edges)))
+    read = [(file, _reader(file.suffix.lower())) for file in (nodes, edges)]
+    return stored(key, lambda: read_graph(*((file, reader(file)) for file, reader in read)), name, folder)
 
 
 def _open_arrow(path: Path, name: str) -> Source:

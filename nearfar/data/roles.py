@@ -17,6 +17,8 @@ from nearfar.data.kinds import (
     Image,
     Kind,
     Label,
+    Links,
+    Node,
     Number,
     Reading,
     Text,
@@ -37,6 +39,7 @@ ROLES: dict[str, Reading] = {
     "vector": Vector,
     "id": Id,
     "split": Label,
+    "links": Links,
 }
 """The standard roles and what they are read as where no method says it."""
 
@@ -59,6 +62,7 @@ ALIASES: dict[str, tuple[str, ...]] = {
     "vector": ("vectors", "embedding", "embeddings", "emb", "features"),
     "id": ("ids", "_id", "group", "uid", "doc_id"),
     "split": ("partition",),
+    "links": ("neighbours", "neighbors", "adjacency"),
 }
 
 BY_NAME_ALONE = frozenset({"task"})
@@ -73,7 +77,10 @@ EMBEDDED = ("text", "image", "audio", "vector")
 
 def kinds_of(source: Source) -> dict[str, type[Kind] | None]:
     """The kind that each column seems to be of; None for nested data."""
-    return {name: detect(source.dataset, name, source.folder) for name in source.dataset.column_names}
+    return {
+        name: Links if name in source.links else detect(source.dataset, name, source.folder)
+        for name in source.dataset.column_names
+    }
 
 
 class _Assignment:
@@ -151,9 +158,11 @@ def assign(
             )
         growing.take(role, column, _kinds(role, reads, found[column]))
     roles = ROLES if reads is None else reads
-    waiting = [role for role in roles if role not in growing.columns]
+    waiting = [role for role in roles if role not in growing.columns and roles[role] is not Node]
     for role in waiting:
         _by_name(growing, role, roles[role], required=reads is not None)
+    if reads is None or Node in reads.values():
+        _nodes(growing, required=reads is not None)
     if reads is None:
         _at_least_one(growing)
         return growing.columns, growing.kinds, growing.notes
@@ -217,11 +226,37 @@ def _fits(growing: _Assignment, column: str, kinds: tuple[type[Kind], ...]) -> b
     seems, kind = growing.found[column], growing.kind(column, kinds)
     if kind is None or seems is None or seems in kinds:
         return kind is not None
+    if kind is Links:
+        return seems is Vector
     if kind is Number or (kind is Label and seems is Number):
         [cells] = stored_cells(growing.source.dataset, [column], slice(0, SAMPLE)).values()
         numbers = [cell for cell in cells if cell not in (None, "")]
         return accepts(parsed_number if kind is Number else class_name, numbers)
     return kind in (Text, Label, Id) and seems not in (Image, Audio, Vector)
+
+
+def _nodes(growing: _Assignment, *, required: bool) -> None:
+    """Take what the role `node` is made of: all columns of links unless some are taken, and a vector.
+
+    Every relation is a role of its own, named like its column.
+    """
+    if Links not in growing.kinds.values():
+        for column in growing.free(of=(Links,)):
+            growing.take(column, column, (Links,))
+    if Links not in growing.kinds.values():
+        _by_name(growing, "links", Links, required=False)
+    linked = Links in growing.kinds.values()
+    if linked and "vector" not in growing.columns:
+        _by_name(growing, "vector", Vector, required=False)
+        if required and "vector" not in growing.columns:
+            _by_kind(growing, "vector", (Vector,))
+    if required and not linked:
+        name = growing.source.name
+        raise TableError(
+            f"{name} has no links between its rows. A graph is a folder with nodes.csv and edges.csv (columns "
+            "source and target; .jsonl and .parquet do too), or a table with a column of lists of row numbers, "
+            f"from 0. {listing(name, growing.found, 'links')}"
+        )
 
 
 def _by_kind(growing: _Assignment, role: str, kinds: tuple[type[Kind], ...]) -> None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from datasets import Dataset
 
-READER_VERSION = 1
+READER_VERSION = 2
 """Part of every cache key: raise it when a reader changes what it makes of the same bytes."""
 
 
@@ -33,6 +33,7 @@ class Source:
         folder: where relative paths in cells start; None if there is no such place.
         faults: rows and cells that could not be read.
         notes: what the user should know about the reading.
+        links: columns that were made of a file of edges.
     """
 
     dataset: Dataset
@@ -40,6 +41,7 @@ class Source:
     folder: Path | None = None
     faults: Faults = field(default_factory=Faults)
     notes: tuple[str, ...] = ()
+    links: tuple[str, ...] = ()
 
     def numbers(self, indices: np.ndarray) -> np.ndarray:
         """The user's row numbers of rows of `dataset` (from 0), which whole-row faults are absent from."""
@@ -50,12 +52,13 @@ class Source:
 
 @dataclass
 class Content:
-    """What a reader makes of a file: batches, and the faults found while they are drawn."""
+    """What a reader makes of a file: batches, the faults found while they are drawn, columns of links."""
 
     schema: pa.Schema
     batches: Iterator[pa.RecordBatch]
     faults: Faults = field(default_factory=Faults)
     notes: list[str] = field(default_factory=list)
+    links: list[str] = field(default_factory=list)
 
 
 def cache_folder() -> Path:
@@ -92,7 +95,9 @@ def stored(key: str, read: Callable[[], Content], name: str, folder: Path | None
         dataset = Dataset.from_file(str(kept / "table.arrow"))
     except Exception as refused:  # types and names that `datasets` does not take, each in its own way
         raise TableError(f"{name} holds columns that cannot be kept ({refused})") from None
-    return Source(dataset, name, folder, Faults.from_json(about["faults"]), tuple(about["notes"]))
+    return Source(
+        dataset, name, folder, Faults.from_json(about["faults"]), tuple(about["notes"]), tuple(about["links"])
+    )
 
 
 def _write(folder: Path, content: Content) -> None:
@@ -101,7 +106,10 @@ def _write(folder: Path, content: Content) -> None:
     with pa.OSFile(str(folder / "table.arrow"), "wb") as sink, pa.ipc.new_stream(sink, content.schema) as out:
         for batch in content.batches:
             out.write_batch(batch)
-    write_json(folder / "table.json", {"faults": content.faults.to_json(), "notes": content.notes})
+    write_json(
+        folder / "table.json",
+        {"faults": content.faults.to_json(), "notes": content.notes, "links": content.links},
+    )
 
 
 def in_memory(content: Content, name: str) -> Source:

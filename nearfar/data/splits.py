@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nearfar.data.faults import shown
-from nearfar.data.kinds import ENCODED
+from nearfar.data.kinds import ENCODED, Node
 from nearfar.errors import ArgumentError, TableError
 
 if TYPE_CHECKING:
@@ -64,7 +64,8 @@ def holdout(
 
     A column `split` decides where there is one: rows marked test, or else validation or dev, are
     measured on, all of them. Otherwise rows are drawn; those with the same cell of the role `together`, or
-    else with the same example (text, picture or vector of the first such role), stay together.
+    else with the same example (text, picture or vector of the first such role), stay together, but for nodes: no two
+    of a graph are the same.
 
     Args:
         table: the table.
@@ -91,7 +92,11 @@ def holdout(
             return train, test
         table.notes.append(f"column {column!r} marks train rows only: rows to measure on are drawn from them")
     share = min(fraction, limit / len(table))
-    groups = _contents(table) if together not in table.kinds else list(table.cell_bytes(together))
+    groups: Sequence[Any]
+    if together in table.kinds:
+        groups = list(table.cell_bytes(together))
+    else:
+        groups = range(len(table)) if Node in table.kinds.values() else _contents(table)
     train, test = grouped_split(groups, [1 - share, share], seed)
     return train, test
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,8 @@ import numpy as np
 from nearfar.data.checks import find_faults
 from nearfar.data.columns import SCAN, Column, bind, cell_bytes, stored_cells
 from nearfar.data.faults import OnBadRow, settle
-from nearfar.data.kinds import Kind, Reading
+from nearfar.data.graph import Graph, GraphRows, make_graph
+from nearfar.data.kinds import Kind, Links, Node, Reading, Vector
 from nearfar.data.opening import open_source, source_of_columns
 from nearfar.data.roles import ROLES, assign, kinds_of
 from nearfar.data.source import Source
@@ -37,11 +39,17 @@ class Table:
     """
 
     def __init__(
-        self, source: Source, columns: Mapping[str, Column], index: np.ndarray, notes: Sequence[str] = ()
+        self,
+        source: Source,
+        columns: Mapping[str, Column],
+        index: np.ndarray,
+        notes: Sequence[str] = (),
+        nodes: GraphRows | None = None,
     ) -> None:
         """`index` [N] holds the rows of `source` that are in the table, in its order."""
         self.name, self.notes = source.name, list(notes)
         self._source, self._columns, self._index = source, dict(columns), index
+        self._nodes = nodes
 
     @classmethod
     def from_columns(
@@ -82,12 +90,17 @@ class Table:
     @property
     def kinds(self) -> dict[str, type[Kind]]:
         """Role -> kind of its cells."""
-        return {role: column.kind for role, column in self._columns.items()}
+        kinds = {role: column.kind for role, column in self._columns.items()}
+        return kinds if self._nodes is None else {**kinds, "node": Node}
 
     @property
     def role_columns(self) -> dict[str, str]:
-        """Role -> name of its column."""
-        return {role: column.name for role, column in self._columns.items()}
+        """Role -> name of its column; `node` names the columns that nodes are made of."""
+        columns = {role: column.name for role, column in self._columns.items()}
+        if self._nodes is None:
+            return columns
+        made_of = [columns[role] for role, kind in self.kinds.items() if role == "vector" or kind is Links]
+        return {**columns, "node": " + ".join(made_of)}
 
     @property
     def label_names(self) -> dict[str, list[str]]:
@@ -114,15 +127,18 @@ class Table:
     def rows(self, indices: Sequence[int] | np.ndarray) -> dict[str, list[Any]]:
         """The cells of some rows: role -> cells in the order of `indices`.
 
-        Text is `str`, an image an RGB `PIL.Image.Image`, a vector float32 [d], a label and an id
-        `int`, a number `float`. Only these rows are read.
+        Text is `str`, an image an RGB `PIL.Image.Image`, a vector float32 [d], links int64 [degree], a label
+        and an id `int`, a number `float`. Only these rows are read; but a node (role `node`) knows its whole
+        graph, which is in memory once it is asked for.
 
         Raises:
             IndexError: an index is beyond the table.
         """
         names = list(dict.fromkeys(column.name for column in self._columns.values()))
-        cells = stored_cells(self.dataset, names, self._index[np.asarray(indices, dtype=np.int64)])
-        return {role: [c.decode(cell) for cell in cells[c.name]] for role, c in self._columns.items()}
+        index = self._index[np.asarray(indices, dtype=np.int64)]
+        cells = stored_cells(self.dataset, names, index)
+        rows = {role: [c.decode(cell) for cell in cells[c.name]] for role, c in self._columns.items()}
+        return rows if self._nodes is None else {**rows, "node": self._nodes.cells(index)}
 
     def column(self, role: str) -> list[Any]:
         """All cells of one role.
@@ -130,8 +146,10 @@ class Table:
         Raises:
             ArgumentError: the table has no such role.
         """
+        if self._nodes is not None and role == "node":
+            return self._nodes.cells(self._index)
         if role not in self._columns:
-            roles = ", ".join(self._columns)
+            roles = ", ".join(self.kinds)
             raise ArgumentError(f"{self.name} has no role {role!r}; it has {roles}")
         column = self._columns[role]
         return [column.decode(cell) for cell in self._scan(column)]
@@ -152,19 +170,28 @@ class Table:
         return list(map(int, self._source.numbers(chosen)))
 
     def select(self, indices: Sequence[int] | np.ndarray) -> Table:
-        """Some rows, in this order. Integers of labels keep their meaning."""
-        return Table(
-            self._source, self._columns, self._index[np.asarray(indices, dtype=np.int64)], self.notes
-        )
+        """Some rows, in this order. Integers of labels keep their meaning.
+
+        Nodes stay where they are in their graph: its other nodes are no rows of the new table, but still the
+        neighbours of those that are.
+        """
+        index = self._index[np.asarray(indices, dtype=np.int64)]
+        return Table(self._source, self._columns, index, self.notes, self._nodes)
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of roles, kinds and cells in order, as 16 hexadecimal digits: equal for equal content."""
+        """SHA-256 of roles, kinds and cells in order, as 16 hexadecimal digits: equal for equal content.
+
+        For nodes also of the whole graph, and of which nodes they are.
+        """
         digest = hashlib.sha256()
         for role in sorted(self._columns):
             digest.update(f"{role}\0{self._columns[role].kind.name}\0{len(self)}\0".encode())
             for cell in self.cell_bytes(role):
                 digest.update(len(cell).to_bytes(8, "little") + cell)
+        if self._nodes is not None:
+            digest.update(self._nodes.graph.fingerprint.encode())
+            digest.update(self._nodes.numbers(self._index).astype("<i8").tobytes())
         return digest.hexdigest()[:16]
 
 
@@ -216,4 +243,27 @@ def _checked(
     index = index[~np.isin(source.numbers(index), bad)]
     if not len(index):
         raise TableError(f"{source.name}: no row is left; {skipped[0]}")
-    return Table(source, bound, index, [*source.notes, *notes, *skipped])
+    if len(bad):
+        bound = {role: _renumbered(c, index) if c.kind is Links else c for role, c in bound.items()}
+    links = [role for role, column in bound.items() if column.kind is Links]
+    nodes = None
+    if links and bound.get("vector") is not None and bound["vector"].kind is Vector:
+        rows = Table(source, {role: bound[role] for role in ("vector", *links)}, index)
+        nodes = GraphRows(lambda: _graph(rows, links), index)
+    return Table(source, bound, index, [*source.notes, *notes, *skipped], nodes)
+
+
+def _renumbered(column: Column, index: np.ndarray) -> Column:
+    """Links by the numbers that rows have once others are left out, and without links to those."""
+
+    def decode(cell: Any) -> np.ndarray:
+        links = column.decode(cell)
+        place = np.searchsorted(index, links).clip(max=len(index) - 1)
+        return place[index[place] == links]
+
+    return replace(column, decode=decode)
+
+
+def _graph(rows: Table, links: Sequence[str]) -> Graph:
+    relations = {role.removeprefix("links:"): rows.column(role) for role in links}
+    return make_graph(rows.column("vector"), relations)

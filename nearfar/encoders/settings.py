@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from torch import nn
 
@@ -58,3 +58,30 @@ def read_weights(folder: Path, module: nn.Module) -> None:
         raise ArtefactError(f"{folder / WEIGHTS} is missing: the folder is incomplete") from None
     except (SafetensorError, RuntimeError) as broken:
         raise ArtefactError(f"{folder / WEIGHTS} does not fit {type(module).__name__}: {broken}") from None
+
+
+class MadeOfSettings(Encoder):
+    """An encoder that its settings and its weights make again."""
+
+    _settings: dict[str, Any]
+
+    def settings(self) -> dict[str, Any]:
+        """The arguments it was made with."""
+        return dict(self._settings)
+
+    def save(self, folder: Path) -> None:
+        """Write weights and settings."""
+        write_weights(folder, self)
+        write_settings(folder, self)
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read what `save` wrote.
+
+        Raises:
+            ArtefactError: the folder is incomplete, broken or of another encoder.
+        """
+        _, settings = read_settings(folder, expected=cls.__name__)
+        encoder = cls(**settings)
+        read_weights(folder, encoder)
+        return encoder.eval()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
@@ -11,13 +10,13 @@ import torch
 from torch import Tensor
 
 from nearfar.data.kinds import Vector
-from nearfar.encoders.encoder import Encoder, Features
-from nearfar.encoders.settings import read_settings, read_weights, write_settings, write_weights
+from nearfar.encoders.encoder import Features
+from nearfar.encoders.settings import MadeOfSettings
 from nearfar.errors import ArgumentError
 from nearfar.heads.mlp import mlp
 
 
-class MLPVector(Encoder):
+class MLPVector(MadeOfSettings):
     """Standardised numbers through an MLP with layer norm.
 
     Args:
@@ -89,24 +88,3 @@ class MLPVector(Encoder):
         pooled = self.network((inputs["values"] - self.mean) / self.std)
         mask = torch.ones(len(pooled), 1, dtype=torch.bool, device=pooled.device)
         return Features(pooled.unsqueeze(1), mask, pooled)
-
-    def settings(self) -> dict[str, Any]:
-        """The arguments it was made with."""
-        return dict(self._settings)
-
-    def save(self, folder: Path) -> None:
-        """Write weights, statistics and settings."""
-        write_weights(folder, self)
-        write_settings(folder, self)
-
-    @classmethod
-    def load(cls, folder: Path) -> Self:
-        """Read what `save` wrote.
-
-        Raises:
-            ArtefactError: the folder is incomplete, broken or of another encoder.
-        """
-        _, settings = read_settings(folder, expected=cls.__name__)
-        encoder = cls(**settings)
-        read_weights(folder, encoder)
-        return encoder.eval()

@@ -12,13 +12,19 @@ from nearfar.errors import ArgumentError
 NORMS: dict[str, type[nn.Module]] = {"layer": nn.LayerNorm, "batch": nn.BatchNorm1d}
 
 
-def mlp(dims: Sequence[int], norm: str | None = None, dropout: float = 0.0) -> nn.Sequential:
-    """Linear layers of widths `dims`; between two of them norm, ReLU and dropout.
+def mlp(
+    dims: Sequence[int],
+    norm: str | None = None,
+    dropout: float = 0.0,
+    activation: type[nn.Module] = nn.ReLU,
+) -> nn.Sequential:
+    """Linear layers of widths `dims`; between two of them norm, activation and dropout.
 
     Args:
         dims: widths, input first; (in, out) is one linear layer.
         norm: "layer", "batch" (statistics over the batch) or None.
         dropout: probability that a hidden unit is dropped.
+        activation: made without arguments.
 
     Raises:
         ArgumentError: fewer than two widths, a width below 1, or an unknown norm.
@@ -33,7 +39,7 @@ def mlp(dims: Sequence[int], norm: str | None = None, dropout: float = 0.0) -> n
         layers.append(nn.Linear(before, after, bias=norm is None))
         if norm is not None:
             layers.append(NORMS[norm](after))
-        layers.append(nn.ReLU())
+        layers.append(activation())
         if dropout:
             layers.append(nn.Dropout(dropout))
     layers.append(nn.Linear(dims[-2], dims[-1]))

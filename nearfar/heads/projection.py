@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from nearfar.errors import ArgumentError
 from nearfar.heads.mlp import mlp
 
-Kind = Literal["linear", "tanh", "normed", "norm_tanh", "mlp", "mlp_bn"]
+Kind = Literal["linear", "tanh", "normed", "norm_tanh", "mlp", "mlp_bn", "mlp_elu"]
 
 
 class Projection(nn.Module):
@@ -21,6 +21,7 @@ class Projection(nn.Module):
     mlp:     W2 relu(W1 x + b1) + b2            Chen et al., SimCLR, ICML 2020; MoCo v2
     mlp_bn:  the same with batch norm before each relu   SimCLR as released, Barlow Twins
     norm_tanh: tanh(LayerNorm(W x + b))         trunks of DrQ-v2 (Yarats et al., ICLR 2022), TACO
+    mlp_elu: W2 elu(W1 x + b1) + b2             Zhu et al., GRACE, 2020, and other methods for graphs
 
     Args:
         dims: widths, input first: two where there is one linear layer, at least three for the others.
@@ -39,7 +40,8 @@ class Projection(nn.Module):
             wanted = "two widths (in, out)" if one_layer else "at least three widths (in, hidden, out)"
             raise ArgumentError(f"Projection of kind {kind!r} takes {wanted}; got {dims}")
         self.dims, self.kind = dims, kind
-        self.map = mlp(dims, norm="batch" if kind == "mlp_bn" else None)
+        activation = nn.ELU if kind == "mlp_elu" else nn.ReLU
+        self.map = mlp(dims, norm="batch" if kind == "mlp_bn" else None, activation=activation)
         if kind in ("normed", "norm_tanh"):
             self.map.append(nn.LayerNorm(dims[-1]))
         if kind in ("tanh", "norm_tanh"):

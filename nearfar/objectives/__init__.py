@@ -3,6 +3,7 @@
 from nearfar.objectives.alignment import alignment
 from nearfar.objectives.binary_nce import binary_nce
 from nearfar.objectives.codes import perplexity, unused_codes
+from nearfar.objectives.communities import community_means, edge_density, imbalance, node_to_community
 from nearfar.objectives.ctc import ctc_loss
 from nearfar.objectives.entailment import cone_entailment
 from nearfar.objectives.info_nce import info_nce, info_nce_from_scores, nt_xent, sup_con
@@ -23,10 +24,14 @@ __all__ = [
     "Tile",
     "alignment",
     "binary_nce",
+    "community_means",
     "cone_entailment",
     "ctc_loss",
+    "edge_density",
+    "imbalance",
     "info_nce",
     "info_nce_from_scores",
+    "node_to_community",
     "nt_xent",
     "number_of_negatives",
     "pair_margin",

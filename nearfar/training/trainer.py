@@ -105,6 +105,11 @@ class _Trainer:
             raise ArgumentError(
                 f"{type(method).__name__} takes the whole table as one batch: it cannot use cache_chunk"
             )
+        if method.whole_table and process_count() > 1:
+            raise ArgumentError(
+                f"{type(method).__name__} takes the whole table as one batch, whose rows may belong together: "
+                "train it in one process"
+            )
         self.method, self.table, self.settings, self.folder = method, table, settings, folder
         self.evaluate = evaluate
         torch.manual_seed(step_seed(settings.seed, 0, ALL_PROCESSES))

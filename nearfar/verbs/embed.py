@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from nearfar.data.kinds import ENCODED
+from nearfar.data.kinds import EXAMPLES
 from nearfar.data.table import OnBadRow, Table, read_table
 from nearfar.errors import ArgumentError, ArtefactError
 from nearfar.files import atomic_file, read_json, write_json
@@ -109,7 +109,7 @@ def _write_part(
     for role, modality in roles.items():
         columns[role] = _vectors(space.encode(cells[role], modality, batch_size=batch_size))
     for role, kind in table.kinds.items():
-        if kind not in ENCODED:
+        if kind not in EXAMPLES:
             names = table.label_names.get(role)
             columns[role] = pa.array([names[cell] for cell in cells[role]] if names else cells[role])
     with atomic_file(part) as temporary:

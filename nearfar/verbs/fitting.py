@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nearfar.data.checks import require_rows
+from nearfar.data.kinds import Node
 from nearfar.data.table import Table
 from nearfar.errors import ArgumentError, TableError
 from nearfar.files import write_json
@@ -171,8 +172,12 @@ def _notes(
     notes = [f"{'trained' if run.steps else 'fitted in closed form'} on {sum(parts):,} rows"]
     if len(parts) > 1:
         notes[0] += f" in {len(parts)} tasks one after the other, each without the rows of those before"
+    if held_out is not None and Node in held_out.kinds.values():
+        nodes = len(held_out.rows([0])["node"][0].graph)
+        notes = [f"trained on a graph of {nodes:,} nodes: the links and vectors of all, and no label"]
     if held_out is not None:
-        notes.append(f"measured on {len(held_out):,} rows that training did not see")
+        which = "of these nodes" if Node in held_out.kinds.values() else "rows that training did not see"
+        notes.append(f"measured on {len(held_out):,} {which}")
     if settings.accumulate > 1:
         notes.append(
             f"accumulation adds the gradients of {settings.accumulate} batches of {settings.batch_size}; each example "

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from nearfar.data.kinds import ENCODED, Label, Number, Reading, Text, Vector
+from nearfar.data.kinds import EXAMPLES, Label, Number, Reading, Text, Vector
 from nearfar.data.table import OnBadRow, Table, read_table
 from nearfar.encoders import SHIPPED
 from nearfar.encoders.causal import CausalText
@@ -101,7 +101,9 @@ def embedded(
     if isinstance(space, Mapping):
         z = {role: np.asarray(vectors, dtype=np.float32) for role, vectors in space.items()}
         others = (
-            {} if table is None else {r: _named(table, r) for r, k in table.kinds.items() if k not in ENCODED}
+            {}
+            if table is None
+            else {r: _named(table, r) for r, k in table.kinds.items() if k not in EXAMPLES}
         )
         cells = {} if table is None else {r: table.column(r) for r, k in table.kinds.items() if k is Text}
         return z, others, cells
@@ -126,7 +128,7 @@ def encoded(space: Space, table: Table, *, batch_size: int = 64) -> Embedded:
             cells[role] = table.column(role)
             modality = space.modality_for(role, cells[role][0])
             z[role] = space.encode(cells[role], modality, batch_size=batch_size)
-        elif kind not in ENCODED:
+        elif kind not in EXAMPLES:
             others[role] = _named(table, role)
     if RECOGNISER in space.parts and table.kinds.get("text") is Text and "audio" in cells:
         heard = transcribe(space, cells["audio"], batch_size=batch_size)

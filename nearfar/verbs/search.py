@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from nearfar.data.kinds import Audio, Image
+from nearfar.data.kinds import Audio, Image, Node
 from nearfar.data.media import open_sound
 from nearfar.data.sound import starts_like_sound
 from nearfar.data.table import OnBadRow, Table, read_table
@@ -52,7 +52,7 @@ def search_table(
         space: a space or its folder.
         table: a table or its source.
         queries: raw examples of the query's modality (texts, pictures or sounds or names of their files,
-            vectors); with sets, sentences such as "near A and B without C".
+            vectors; for nodes, numbers of the table's rows); with sets, sentences such as "near A and B without C".
         sets: name -> examples of what it means: a table's source, such as a text file of one a line, or a list.
         k: answers for each query.
         role: the column searched; None takes `positive` where there is one, else the first readable one.
@@ -78,7 +78,9 @@ def search_table(
     role = role or _searched(space, table)
     index = cached_index(space, table, role, folder)
     if sets is None:
-        scores, ids = index.search(_encoded(space, queries, modality), k)
+        scores, ids = index.search(
+            _encoded(space, [_node(space, table, query) for query in queries], modality), k
+        )
     else:
         scores, ids = _by_sets(space, index, queries, sets, k, modality, on_bad_row)
     answers = []
@@ -142,8 +144,12 @@ def _modality_of(space: Space, query: Any) -> str:
         if encoder.kind.holds(query):
             return name
     kinds = " or ".join(sorted({encoder.kind.name for encoder in space.encoders.values()}))
-    files = {"image": "; give the name of a picture file", "audio": "; give the name of a sound file"}
-    hint = files.get(kinds, "")
+    hints = {
+        "image": "; give the name of a picture file",
+        "audio": "; give the name of a sound file",
+        "node": "; give the number of a row",
+    }
+    hint = hints.get(kinds, "")
     raise ArgumentError(f"this space reads {kinds}; it cannot read the query {str(query)[:60]!r}{hint}")
 
 
@@ -171,12 +177,26 @@ def _start_of(file: str | Path) -> bytes:
         return opened.read(16)
 
 
+def _node(space: Space, table: Table, query: Any) -> Any:
+    """The node that a query names by its row, where the space reads nodes; else the query itself."""
+    reads_nodes = any(encoder.kind is Node for encoder in space.encoders.values())
+    if not (reads_nodes and Node in table.kinds.values() and str(query).isdecimal()):
+        return query
+    numbers = table.row_numbers(range(len(table)))
+    if int(query) not in numbers:
+        raise ArgumentError(
+            f"{table.name} has no row {query}: name a node by its row, {numbers[0]} to {numbers[-1]}"
+        )
+    return table.rows([numbers.index(int(query))])["node"][0]
+
+
 def _by_name(table: Table, cells: dict[str, list[Any]]) -> dict[str, list[Any]]:
-    """The same cells with labels as their names."""
+    """The same cells with labels as their names, and without nodes, which the other cells make up."""
     names = table.label_names
     return {
         role: [names[role][cell] for cell in column] if role in names else column
         for role, column in cells.items()
+        if table.kinds[role] is not Node
     }
 
 

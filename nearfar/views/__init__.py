@@ -1,8 +1,18 @@
 """What makes a positive out of an example."""
 
+from nearfar.views.graph import drop_graph, drop_weights
 from nearfar.views.image import image_views, random_shift
 from nearfar.views.span_masks import random_crop, span_mask
 from nearfar.views.text import dropout_twins
 from nearfar.views.token_masks import mask_tokens
 
-__all__ = ["dropout_twins", "image_views", "mask_tokens", "random_crop", "random_shift", "span_mask"]
+__all__ = [
+    "drop_graph",
+    "drop_weights",
+    "dropout_twins",
+    "image_views",
+    "mask_tokens",
+    "random_crop",
+    "random_shift",
+    "span_mask",
+]

@@ -1,0 +1,1 @@
+"""Methods for the nodes of graphs, and for graphs."""
