@@ -1,6 +1,8 @@
 """Pure functions from embeddings to losses, and the pairings that say who is near."""
 
+from nearfar.objectives.adversarial import discriminator_hinge, generator_hinge
 from nearfar.objectives.alignment import alignment
+from nearfar.objectives.assignment import assignment_entropy
 from nearfar.objectives.binary_nce import binary_nce
 from nearfar.objectives.entailment import cone_entailment
 from nearfar.objectives.info_nce import info_nce, info_nce_from_scores, nt_xent, sup_con
@@ -19,8 +21,11 @@ __all__ = [
     "Temperature",
     "Tile",
     "alignment",
+    "assignment_entropy",
     "binary_nce",
     "cone_entailment",
+    "discriminator_hinge",
+    "generator_hinge",
     "info_nce",
     "info_nce_from_scores",
     "nt_xent",

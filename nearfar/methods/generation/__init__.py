@@ -1,0 +1,1 @@
+"""Spaces that steer what is generated, or that generation makes."""
