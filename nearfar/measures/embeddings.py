@@ -12,6 +12,7 @@ from nearfar.errors import ArgumentError
 from nearfar.measures.applied import (
     Embedded,
     across,
+    clusters_of,
     labels_of,
     pairs_of,
     retrieval_of,
@@ -47,13 +48,14 @@ def measure_embeddings(
     - with a column "score": STS instead of retrieval, and alignment on the pairs of high score only;
     - with a column "label": kNN and logistic probes in cross-validation (a column "group" keeps rows
       together), k-means;
+    - with a column "cluster", the clusters of the space itself: how many are used, and how well they match labels;
     - with a role "negative" and a partner: triplet accuracy.
 
     What does not apply is said in measurements named "left_out/...".
 
     Args:
         z: role -> [N, d], row-aligned.
-        columns: role -> N cells, for the roles "label", "score" and "group".
+        columns: role -> N cells, for the roles "label", "score", "group" and "cluster".
         identity: role of `z` -> N raw cells. Equal cells are one thing: one row of the spread measures, one
             query, one key with several right answers, one side of a fold.
         modalities: role -> modality. Left out, it is the kind of the raw cells where `identity` has texts or
@@ -95,7 +97,9 @@ def measure_embeddings(
         for leader in leaders.values():
             taken = labels_of(leader, columns["label"], columns.get("group"), seed)
             found += named(taken, leader.role if len(leaders) > 1 else "")
-    read = {"label", "group", "score"} if partners else {"label", "group"}
+    if "cluster" in columns:
+        found += clusters_of(columns["cluster"], columns.get("label"))
+    read = {"label", "group", "cluster"} | ({"score"} if partners else set())
     unread = sorted(set(columns) - read)
     if unread:
         found.append(left_out("columns", len(unread), n, f"no measure here reads {', '.join(unread)}"))

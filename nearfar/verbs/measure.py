@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from nearfar.data.kinds import Image, Label, Number, Reading, Text, Vector
 from nearfar.data.table import OnBadRow, Table, read_table
 from nearfar.errors import ArgumentError
+from nearfar.heads.prototypes import Prototypes
 from nearfar.measures.embeddings import Measurement, measure_embeddings
 from nearfar.space import Space
 
@@ -33,7 +35,7 @@ def measure(
 
     What is measured follows from what there is: always uniformity, effective rank, isotropy and hubness;
     with pairs also alignment and retrieval; with scores STS; with labels neighbours, probe and clusters;
-    with two modalities their gap.
+    with two modalities their gap; where the space has clusters of its own, those, and the page shows them.
 
     Args:
         space: a space, its folder, an array [N, d], arrays by role, or a file of vectors.
@@ -52,9 +54,12 @@ def measure(
     z, others, cells = embedded(space, table, columns=columns, on_bad_row=on_bad_row, batch_size=batch_size)
     measured = measure_embeddings(z, others, identity=cells, geometry=geometry)
     if report is not None:
+        from nearfar.report.cluster_wall import cluster_sections
         from nearfar.report.measure_page import write_measure_page
 
-        write_measure_page(report, measured, z, others, cells)
+        generator = space.parts.get("generator") if isinstance(space, Space) else None
+        walls = cluster_sections(others.get("cluster"), cells.get("image"), generator)
+        write_measure_page(report, measured, z, others, cells, walls)
     return measured
 
 
@@ -100,7 +105,7 @@ def embedded(
 
 
 def encoded(space: Space, table: Table, *, batch_size: int = 64) -> Embedded:
-    """Encode every role of a table that a space can read."""
+    """Encode every role of a table that a space can read, and find the clusters of the first, if it has any."""
     z: dict[str, np.ndarray] = {}
     others: dict[str, list[Any]] = {}
     cells: dict[str, list[Any]] = {}
@@ -123,6 +128,9 @@ def encoded(space: Space, table: Table, *, batch_size: int = 64) -> Embedded:
             f"{', '.join(f'{role} ({kind.name})' for role, kind in table.kinds.items())}: map one with "
             "--column role=name"
         )
+    if isinstance(clusters := space.parts.get("clusters"), Prototypes):
+        first = torch.from_numpy(next(iter(z.values()))).to(clusters.rows.device)
+        others["cluster"] = clusters.assign(first).tolist()
     return z, others, cells
 
 

@@ -69,7 +69,11 @@ class LayeredGenerator(nn.Module):
         self.noise, self.cluster_noise = noise, cluster_noise
         last = _channels(width, size)[-1]
         self.background = nn.Sequential(
-            _seed(noise, width), *_growing(width, width, size), *_residual(last, 3), *_to_pixels(last, 3), nn.Tanh()
+            _seed(noise, width),
+            *_growing(width, width, size),
+            *_residual(last, 3),
+            *_to_pixels(last, 3),
+            nn.Tanh(),
         )
         self.embed_cluster = nn.Sequential(
             nn.Linear(clusters, 4 * cluster_noise), nn.BatchNorm1d(4 * cluster_noise), nn.GLU(dim=1)
@@ -110,7 +114,9 @@ class LayeredGenerator(nn.Module):
         background = self.background(z)
         if warps is not None:
             grid = functional.affine_grid(warps, list(foreground.shape), align_corners=True)
-            mask, foreground = (functional.grid_sample(x, grid, align_corners=True) for x in (mask, foreground))
+            mask, foreground = (
+                functional.grid_sample(x, grid, align_corners=True) for x in (mask, foreground)
+            )
         return Layers(background, mask, foreground, composed(background, mask, foreground))
 
     @torch.no_grad()
@@ -121,7 +127,7 @@ class LayeredGenerator(nn.Module):
             clusters: one number each, from 0 to K - 1; may come several times.
             seed: of the noise.
         """
-        device = self.seed[0].weight.device
+        device = next(self.parameters()).device
         generator = torch.Generator().manual_seed(seed)
         z, c_z = (
             torch.randn(len(clusters), width, generator=generator).to(device)
