@@ -206,7 +206,8 @@ class _Trainer:
             totals.append(total / len(prepared))
             embedded.append(z)
             for name, term in terms.items():
-                sums[name] = sums.get(name, torch.zeros((), device=term.device)) + term / len(prepared)
+                shown = side.shown(name)
+                sums[shown] = sums.get(shown, torch.zeros((), device=term.device)) + term / len(prepared)
         average_gradients(self.method.parameters())
         loss = torch.stack(totals).sum()
         norm = side.clip(self.method, self.settings, self.fabric)
@@ -216,7 +217,7 @@ class _Trainer:
         side.prepared.step()
         side.optimiser.zero_grad(set_to_none=True)
         joined = {name: torch.cat([z[name] for z in embedded]) for name in embedded[0]}
-        return float(loss), {side.shown(name): float(term) for name, term in sums.items()}, joined
+        return float(loss), {name: float(term) for name, term in sums.items()}, joined
 
     def _backward(
         self, side: Side, batch: Batch, micro: int, turn: int
