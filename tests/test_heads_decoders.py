@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 
@@ -61,7 +59,3 @@ def test_prototypes_are_as_far_apart_as_can_be_and_give_the_nearest() -> None:
     assert prototypes.assign(prototypes.rows).tolist() == [0, 1, 2]
     with pytest.raises(ArgumentError, match="at least two"):
         Prototypes(6, 1)
-
-
-def test_every_file_of_decoders_is_in_the_room_of_heads() -> None:
-    assert (Path(__file__).parent.parent / "nearfar" / "heads" / "decoders" / "layered.py").exists()

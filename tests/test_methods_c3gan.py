@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import nearfar
 from PIL import Image as Pictures
 from torch import Tensor
 from torch.nn import functional
@@ -27,6 +26,7 @@ from nearfar.objectives import nt_xent
 from nearfar.space import Space
 from nearfar.training.settings import Settings
 from nearfar.training.trainer import train
+from nearfar.verbs.fit import fit
 from nearfar.verbs.measure import measure
 
 SMALL: dict[str, Any] = {"clusters": 4, "dim": 12, "width": 16, "flip": False, "jitter": 0.0, "grey": 0.0}
@@ -291,21 +291,19 @@ def test_figures_of_the_release_where_clusters_are_as_many_as_classes_and_a_plai
 # -- a user's table --------------------------------------------------------------------------------
 
 
-def test_it_fits_pictures_in_a_folder_from_the_command_line(tmp_path: Path) -> None:
+def test_it_fits_pictures_in_a_folder_and_its_card_tells_of_the_clusters(tmp_path: Path) -> None:
     for number, picture in enumerate(pictures(24)):
         place = tmp_path / "shown" / ("left" if number % 2 else "down")
         place.mkdir(parents=True, exist_ok=True)
         picture.save(place / f"{number}.png")
-    options = ("--clusters", 3, "--width", 16, "--dim", 8, "--steps", 2, "--batch-size", 8, "--no-flip")
-    out = tmp_path / "space"
-    shown = nearfar("fit", "c3gan", tmp_path / "shown", "--out", out, *options, "--holdout-share", 0.3)
-    assert "own_cluster_accuracy" in shown.stdout
-    told = nearfar("measure", out, tmp_path / "shown")
-    assert "own_cluster_nmi" in told.stdout
-    wrong = nearfar(
-        "fit", "c3gan", tmp_path / "shown", "--out", tmp_path / "no", "--clusters", 1, check=False
-    )
-    assert "clusters must be between 2 and" in wrong.stderr
+    chosen = {**SMALL, "clusters": 3, "warp": "weak"}
+    given: dict[str, Any] = {"steps": 2, "batch_size": 8, "holdout_share": 0.3, "hyperparameters": chosen}
+    space = fit("c3gan", tmp_path / "shown", tmp_path / "space", **given)
+    assert {"own_cluster_accuracy", "own_cluster_nmi"} <= space.card["measures"].keys()
+    assert space.card["measures"]["own_clusters_used"]["n"] == space.card["data"]["measured_rows"]
+    assert "own_cluster_purity" in (tmp_path / "space" / "README.md").read_text(encoding="utf-8")
+    with pytest.raises(ArgumentError, match="clusters must be between 2 and"):
+        fit("c3gan", tmp_path / "shown", tmp_path / "no", **{**given, "hyperparameters": {"clusters": 1}})
 
 
 @pytest.mark.parametrize(
