@@ -270,7 +270,7 @@ def clusters_of(clusters: Sequence[int], labels: Sequence[Any] | None) -> list[M
         return found
     against = clustering_metrics(clusters, labels)
     classes = len(set(labels))
-    how = f"{used} clusters of the space against {classes} classes"
+    how = f"clusters of the space against {classes} classes"
     return [
         *found,
         Measurement("own_cluster_accuracy", against.accuracy, n, "higher", f"{how}, matched one to one"),
