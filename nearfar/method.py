@@ -42,13 +42,38 @@ class Stage:
     train: Iterable[nn.Parameter] | None = None
 
 
+@dataclass(frozen=True)
+class Turn:
+    """One side of an alternating optimisation: its parameters, and the loss that it lowers by them.
+
+    Every turn has an optimiser of its own, also where two move the same parameters, and draws random numbers of its
+    own. Nothing else learns in it or gets a gradient.
+
+    Attributes:
+        name: shown before its loss terms in the log.
+        train: the parameters that learn in it.
+        loss: prepared batch -> named loss terms whose sum is minimised.
+        betas: of its Adam.
+        rate: scales the learning rate.
+        times: how often in a row it is taken in a step, on the same batch.
+    """
+
+    name: str
+    train: Sequence[nn.Parameter]
+    loss: Callable[[Batch], dict[str, Tensor]]
+    betas: tuple[float, float] = (0.9, 0.999)
+    rate: float = 1.0
+    times: int = 1
+
+
 class Method(nn.Module, ABC):
     """One published system.
 
     A subclass says in `reads` which roles it takes from a table, gets its encoders and its
     hyperparameters in `__init__`, and implements `embed` and `contrast`. The cut between the two is
     where gradient caching, gathering across processes and mixed precision happen, for all methods.
-    One that cannot be cut overrides `loss`; one that learns nothing by gradient overrides `solve`.
+    One that cannot be cut overrides `loss`; one whose sides learn in alternation, `turns`; one that learns
+    nothing by gradient, `solve`.
     """
 
     reads: ClassVar[Mapping[str, Reading]]
@@ -60,10 +85,11 @@ class Method(nn.Module, ABC):
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
         cut = cls.embed is not Method.embed and cls.contrast is not Method.contrast
-        if not cut and cls.loss is Method.loss and cls.solve is Method.solve:
+        whole = cls.loss is not Method.loss or cls.turns is not Method.turns
+        if not cut and not whole and cls.solve is Method.solve:
             raise TypeError(
-                f"{cls.__name__} must implement embed and contrast, loss where it cannot be cut, or solve where "
-                "nothing is learned by gradient"
+                f"{cls.__name__} must implement embed and contrast, loss where it cannot be cut, turns where sides "
+                "alternate, or solve where nothing is learned by gradient"
             )
 
     def embed(self, batch: Batch) -> dict[str, Tensor]:
@@ -83,8 +109,14 @@ class Method(nn.Module, ABC):
         """What is left after training. Shares its modules with the method; saving it copies them."""
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        """The loss terms of one batch. Override only where `embed` and `contrast` cannot be cut."""
-        return self.contrast(self.embed(batch), batch)
+        """The loss terms of one batch, of all turns if there are any.
+
+        Override only where `embed` and `contrast` cannot be cut.
+        """
+        turns = self.turns()
+        if not turns:
+            return self.contrast(self.embed(batch), batch)
+        return {f"{turn.name}/{name}": term for turn in turns for name, term in turn.loss(batch).items()}
 
     def negatives(self, batch_size: int) -> int:
         """Negatives each anchor meets; the loss is shown minus its logarithm, so that batches compare.
@@ -143,6 +175,13 @@ class Method(nn.Module, ABC):
         """The phases of training, in order; shares sum to 1."""
         return [Stage()]
 
+    def turns(self) -> list[Turn]:
+        """The sides of an alternating optimisation, in the order in which they learn at every step.
+
+        Without turns everything learns at once, by one optimiser. Asked for before the first step.
+        """
+        return []
+
     def before_epoch(self, table: Table, embed: Embed) -> None:
         """Called before every pass over the table: re-mine, re-cluster."""
 
@@ -199,4 +238,17 @@ class Method(nn.Module, ABC):
         """
 
 
-__all__ = ["Audio", "Batch", "Embed", "Id", "Image", "Label", "Method", "Number", "Stage", "Text", "Vector"]
+__all__ = [
+    "Audio",
+    "Batch",
+    "Embed",
+    "Id",
+    "Image",
+    "Label",
+    "Method",
+    "Number",
+    "Stage",
+    "Text",
+    "Turn",
+    "Vector",
+]

@@ -218,7 +218,12 @@ def test_every_measure_is_explained() -> None:
     labels = [f"class {i % 3}" for i in range(40)]
     texts = [f"text {i // 2}" for i in range(40)]
     found = {
-        **measure_embeddings(z, {"label": labels}, identity={"text": texts}, geometry="lorentz"),
+        **measure_embeddings(
+            z,
+            {"label": labels, "cluster": [i % 4 for i in range(40)]},
+            identity={"text": texts},
+            geometry="lorentz",
+        ),
         **measure_embeddings({"text": z["text"], "positive": z["image"]}, {"score": list(range(40))}),
         **measure_embeddings({"text": z["text"], "positive": z["image"]}, {}, geometry="gram"),
         **measure_embeddings({"audio": z["text"]}, {"transcript": [("said", "heard")] * 40}),

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize, one_hot
 
-from nearfar.heads.prototypes import Prototypes
+from nearfar.heads.soft_prototypes import SoftPrototypes
 from nearfar.objectives import community_means, edge_density, imbalance, node_to_community
 
 N, D, K = 12, 5, 4
@@ -26,7 +26,7 @@ def wave(*shape: int, phase: float) -> Tensor:
 def two_views(temperature: float) -> tuple[list[Tensor], list[Tensor]]:
     """Unit rows and shares on which the released code was run once (its figures stand below)."""
     h = [normalize(wave(N, D, phase=phase)) for phase in (0.1, 2.3)]
-    prototypes = Prototypes(K, D, temperature=temperature)
+    prototypes = SoftPrototypes(K, D, temperature=temperature)
     prototypes.centres.data = wave(K, D, phase=0.7)
     return h, [prototypes(x).detach() for x in h]
 

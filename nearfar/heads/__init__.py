@@ -2,7 +2,7 @@
 
 A head that a space may keep is an `nn.Module` with `settings() -> dict` whose entry "class" names it; its
 weights are its state dict. Its constructor takes the entry "dims" by position and all others by name. It is
-found by its name in the files of this room.
+found by its name in the files of this room, decoders included.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ def make_head(settings: Mapping[str, Any]) -> nn.Module:
 
 @functools.cache
 def _heads() -> dict[str, str]:
-    """Classes of this room that have `settings`, and the file that each is in."""
-    found = {}
-    for file in sorted(Path(__file__).parent.glob("*.py")):
+    """Classes of this room that have `settings`, and the module that each is in."""
+    found, room = {}, Path(__file__).parent
+    for file in sorted(room.rglob("*.py")):
         for node in ast.parse(file.read_text(encoding="utf-8")).body:
             if isinstance(node, ast.ClassDef) and any(
                 isinstance(part, ast.FunctionDef) and part.name == "settings" for part in node.body
             ):
-                found[node.name] = file.stem
+                found[node.name] = ".".join(file.relative_to(room).with_suffix("").parts)
     return found

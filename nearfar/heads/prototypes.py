@@ -1,4 +1,4 @@
-"""Learnt prototypes: the directions that rows are assigned to."""
+"""One learnt direction for every class or cluster, in the space of the embeddings."""
 
 from __future__ import annotations
 
@@ -7,33 +7,41 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nearfar.errors import check_between
+from nearfar.errors import ArgumentError
+from nearfar.geometry import cosine
 
 
 class Prototypes(nn.Module):
-    """K learnt directions, and how much of each row belongs to each.
+    """K rows that embeddings are compared with by cosine; an embedding belongs to the nearest.
 
-        R_ik = softmax over k of x_i . c_k / |c_k| / t
+    As keys of `info_nce` with `Pairing.index(classes)` they are learnt with what they are compared with.
+    A space that keeps them under the name "clusters" tells the cluster of every row it embeds.
 
     Args:
-        dims: K and d.
-        temperature: t.
+        dim: d, width of the embeddings.
+        count: K.
+
+    Raises:
+        ArgumentError: fewer than one dimension, or fewer than two prototypes.
     """
 
-    def __init__(self, *dims: int, temperature: float = 1.0) -> None:
+    def __init__(self, dim: int, count: int) -> None:
         super().__init__()
-        check_between(1e-6, float("inf"), temperature=temperature)
-        self.dims, self.temperature = dims, temperature
-        self.centres = nn.Parameter(torch.randn(*dims))
+        if dim < 1 or count < 2:
+            raise ArgumentError(f"{count} prototypes of width {dim}: at least two of width 1 are needed")
+        self.dim, self.count = dim, count
+        self.rows = nn.Parameter(torch.empty(count, dim))
+        nn.init.orthogonal_(self.rows)
 
-    def scores(self, rows: Tensor) -> Tensor:
-        """[N, d] -> x . c / |c|, [N, K]: cosines where rows have length one."""
-        return rows @ nn.functional.normalize(self.centres, dim=-1).T
+    def forward(self, z: Tensor) -> Tensor:
+        """Cosines of embeddings [N, d] with the prototypes: [N, K]."""
+        return cosine(z, self.rows)
 
-    def forward(self, rows: Tensor) -> Tensor:
-        """[N, d] -> shares R [N, K], rows sum to 1."""
-        return (self.scores(rows) / self.temperature).softmax(dim=-1)
+    @torch.no_grad()
+    def assign(self, z: Tensor) -> Tensor:
+        """The nearest prototype of each embedding [N, d]: int64 [N]."""
+        return self(z).argmax(dim=1)
 
     def settings(self) -> dict[str, Any]:
         """What `make_head` needs to build this head again, as JSON values."""
-        return {"class": "Prototypes", "dims": list(self.dims), "temperature": self.temperature}
+        return {"class": "Prototypes", "dims": [self.dim, self.count]}

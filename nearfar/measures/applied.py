@@ -11,7 +11,7 @@ import torch
 
 from nearfar.geometry import gram_volume
 from nearfar.measures.alignment import alignment, mean_positive_cosine, pair_cosines, sampled_uniformity
-from nearfar.measures.clustering import kmeans_measure
+from nearfar.measures.clustering import clustering_metrics, kmeans_measure
 from nearfar.measures.hubness import hubness
 from nearfar.measures.hyperbolic import hyperbolic_distances, radii
 from nearfar.measures.measurement import Measurement, left_out
@@ -257,4 +257,26 @@ def labels_of(
             "higher",
             f"k-means into {count} clusters, adjusted Rand",
         ),
+    ]
+
+
+def clusters_of(clusters: Sequence[int], labels: Sequence[Any] | None) -> list[Measurement]:
+    """The clusters that a space itself puts rows into, and how well they match classes."""
+    n, used = len(clusters), len(set(clusters))
+    found = [
+        Measurement("own_clusters_used", float(used), n, "neither", "clusters of the space that hold a row")
+    ]
+    if labels is None:
+        return found
+    against = clustering_metrics(clusters, labels)
+    classes = len(set(labels))
+    how = f"clusters of the space against {classes} classes"
+    return [
+        *found,
+        Measurement("own_cluster_accuracy", against.accuracy, n, "higher", f"{how}, matched one to one"),
+        Measurement(
+            "own_cluster_purity", against.purity, n, "higher", f"{how}, each cluster its commonest class"
+        ),
+        Measurement("own_cluster_nmi", against.nmi, n, "higher", f"{how}, mutual information"),
+        Measurement("own_cluster_ari", against.ari, n, "higher", f"{how}, adjusted Rand"),
     ]

@@ -12,6 +12,7 @@ from nearfar.errors import ArgumentError
 from nearfar.measures.applied import (
     Embedded,
     across,
+    clusters_of,
     labels_of,
     pairs_of,
     retrieval_of,
@@ -51,13 +52,14 @@ def measure_embeddings(
     - with a column "label": kNN and logistic probes in cross-validation (a column "group" keeps rows
       together), k-means;
     - with a column "transcript" of pairs (said, heard): character and word error;
+    - with a column "cluster", the clusters of the space itself: how many are used, and how well they match labels;
     - with a role "negative" and a partner: triplet accuracy.
 
     What does not apply is said in measurements named "left_out/...".
 
     Args:
         z: role -> [N, d], row-aligned.
-        columns: role -> N cells, for the roles "label", "score", "group" and "transcript".
+        columns: role -> N cells, for the roles "label", "score", "group", "cluster" and "transcript".
         identity: role of `z` -> N raw cells. Equal cells are one thing: one row of the spread measures, one
             query, one key with several right answers, one side of a fold.
         modalities: role -> modality. Left out, it is the kind of the raw cells where `identity` has texts or
@@ -102,7 +104,9 @@ def measure_embeddings(
             found += named(taken, leader.role if len(leaders) > 1 else "")
     if "transcript" in columns:
         found += transcripts_of(columns["transcript"])
-    read = {"label", "group", "transcript", *(["score"] if partners else [])}
+    if "cluster" in columns:
+        found += clusters_of(columns["cluster"], columns.get("label"))
+    read = {"label", "group", "transcript", "cluster", *(["score"] if partners else [])}
     unread = sorted(set(columns) - read)
     if unread:
         found.append(left_out("columns", len(unread), n, f"no measure here reads {', '.join(unread)}"))

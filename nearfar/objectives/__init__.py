@@ -1,6 +1,8 @@
 """Pure functions from embeddings to losses, and the pairings that say who is near."""
 
+from nearfar.objectives.adversarial import discriminator_hinge, generator_hinge
 from nearfar.objectives.alignment import alignment
+from nearfar.objectives.assignment import assignment_entropy
 from nearfar.objectives.binary_nce import binary_nce
 from nearfar.objectives.codes import perplexity, unused_codes
 from nearfar.objectives.communities import community_means, edge_density, imbalance, node_to_community
@@ -23,11 +25,14 @@ __all__ = [
     "Temperature",
     "Tile",
     "alignment",
+    "assignment_entropy",
     "binary_nce",
     "community_means",
     "cone_entailment",
     "ctc_loss",
+    "discriminator_hinge",
     "edge_density",
+    "generator_hinge",
     "imbalance",
     "info_nce",
     "info_nce_from_scores",

@@ -66,9 +66,10 @@ def write_measure_page(
     z: Mapping[str, np.ndarray],
     columns: Mapping[str, Sequence[Any]],
     cells: Mapping[str, Sequence[Any]],
+    first: Sequence[Section] = (),
 ) -> None:
-    """Write the page of one state; the arguments after `measured` are those of `measure_embeddings`."""
-    html = measure_page(None, measured, evidence_after=gather_evidence(z, columns, cells))
+    """Write the page of one state; `z`, `columns` and `cells` are as in `measure_embeddings`, `first` stands first."""
+    html = measure_page(None, measured, evidence_after=gather_evidence(z, columns, cells), first=first)
     with atomic_file(path) as temporary:
         temporary.write_text(html, encoding="utf-8")
 

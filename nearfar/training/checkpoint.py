@@ -6,7 +6,7 @@ Randomness needs no place here: every step seeds its generators from the seed an
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,13 @@ from torch import Tensor, nn
 from nearfar.errors import ArgumentError, ArtefactError
 from nearfar.files import atomic_folder, read_json, write_json
 
+OPTIMISER = "optimiser-{}.safetensors"
+
 
 def save_checkpoint(
     folder: Path,
     method: nn.Module,
-    optimiser: torch.optim.Optimizer | None,
+    optimisers: Sequence[torch.optim.Optimizer],
     progress: dict[str, Any],
     starts: Mapping[str, dict[str, Tensor]] | None = None,
 ) -> Path:
@@ -30,7 +32,7 @@ def save_checkpoint(
     Args:
         folder: where checkpoints of this run live.
         method: its state, buffers (queues, teachers) included.
-        optimiser: its moments; None between two tasks, each of which has its own.
+        optimisers: their moments; none between two tasks, each of which has its own.
         progress: JSON values; `progress["step"]` is the number of steps done.
         starts: the method's state when it last looked for something, by the name of the occasion.
     """
@@ -39,9 +41,10 @@ def save_checkpoint(
         save_file(copied(method.state_dict()), temporary / "method.safetensors")
         for occasion, state in (starts or {}).items():
             save_file(state, temporary / f"{occasion}_start.safetensors")
-        tensors, numbers = _flatten({} if optimiser is None else optimiser.state_dict()["state"])
-        save_file(tensors, temporary / "optimiser.safetensors")
-        write_json(temporary / "progress.json", {**progress, "optimiser": numbers})
+        kept = [_flatten(optimiser.state_dict()["state"]) for optimiser in optimisers]
+        for number, (tensors, _) in enumerate(kept):
+            save_file(tensors, temporary / OPTIMISER.format(number))
+        write_json(temporary / "progress.json", {**progress, "optimisers": [numbers for _, numbers in kept]})
     for other in _checkpoints(folder):
         if other != place:
             shutil.rmtree(other)
@@ -55,20 +58,20 @@ def latest_checkpoint(folder: Path) -> Path | None:
 
 
 def load_checkpoint(
-    place: Path, method: nn.Module, optimiser: torch.optim.Optimizer | None = None
+    place: Path, method: nn.Module, optimisers: Sequence[torch.optim.Optimizer]
 ) -> dict[str, Any]:
-    """Set method and optimiser to the checkpoint's state and return its progress.
+    """Set method and optimisers to the checkpoint's state and return its progress.
 
     Raises:
         ArtefactError: the checkpoint belongs to another method or other settings.
     """
     progress: dict[str, Any] = read_json(place / "progress.json")
-    numbers = progress.pop("optimiser")
     try:
         method.load_state_dict(load_file(place / "method.safetensors"))
-        if optimiser is not None:
+        kept = enumerate(zip(optimisers, progress.pop("optimisers"), strict=True))
+        for number, (optimiser, numbers) in kept:
             state = optimiser.state_dict()
-            state["state"] = _unflatten(load_file(place / "optimiser.safetensors"), numbers)
+            state["state"] = _unflatten(load_file(place / OPTIMISER.format(number)), numbers)
             optimiser.load_state_dict(state)
     except (RuntimeError, ValueError, KeyError) as different:
         raise ArtefactError(

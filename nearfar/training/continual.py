@@ -163,7 +163,7 @@ def train_tasks(
     identity = {**settings.identity(), "tasks": [[task.name, len(task.table)] for task in tasks]}
     run, history = Run(), History(names)
     if resume and folder and (place := latest_checkpoint(folder / "checkpoints")):
-        facts = load_checkpoint(place, method)
+        facts = load_checkpoint(place, method, [])
         check_identity(place, facts["settings"], identity)
         run, history = Run(**facts["run"]), History(**facts["history"])
         for number in range(len(history.steps)):
@@ -193,7 +193,7 @@ def train_tasks(
                 "history": asdict(history),
                 "settings": identity,
             }
-            save_checkpoint(folder / "checkpoints", method, None, progress)
+            save_checkpoint(folder / "checkpoints", method, [], progress)
             _tidy(own)
     return run, history
 

@@ -20,9 +20,10 @@ ALL_PROCESSES = 2**32 - 1
 """Stands for a rank in the seed of what all processes draw alike."""
 
 
-def step_seed(seed: int, step: int, rank: int) -> int:
-    """One seed for all randomness of a step in one process."""
-    return int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0] >> np.uint64(1))
+def step_seed(seed: int, step: int, rank: int, turn: int = 0) -> int:
+    """One seed for all randomness of a step in one process, and of each turn after the first."""
+    drawn_from = [seed, step, rank, turn] if turn else [seed, step, rank]
+    return int(np.random.SeedSequence(drawn_from).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 def prepare_batch(method: Method, table: Table, rows: np.ndarray, seed: int) -> Batch:

@@ -8,28 +8,31 @@ from collections import defaultdict
 import torch
 from torch import nn
 
+from nearfar.method import Turn
 from nearfar.training.settings import Settings
 
 
-def make_optimiser(module: nn.Module, settings: Settings) -> torch.optim.AdamW:
-    """AdamW (Loshchilov and Hutter, ICLR 2019) with decay on matrices only.
+def make_optimiser(module: nn.Module, settings: Settings, turn: Turn | None = None) -> torch.optim.AdamW:
+    """AdamW (Loshchilov and Hutter, ICLR 2019) with decay on matrices only, for all of a module or for a turn of it.
 
     A parameter may carry two attributes: `lr_mult` scales its learning rate and `no_weight_decay`
     spares it the decay (as for a temperature). Biases and norms (fewer than two dimensions) are spared too.
     """
     groups: dict[tuple[float, float], list[nn.Parameter]] = defaultdict(list)
-    for parameter in module.parameters():
+    rate, betas = (1.0, (0.9, 0.999)) if turn is None else (turn.rate, turn.betas)
+    for parameter in module.parameters() if turn is None else turn.train:
         if not parameter.requires_grad:
             continue
         spared = parameter.ndim < 2 or getattr(parameter, "no_weight_decay", False)
         decay = 0.0 if spared else settings.weight_decay
-        groups[getattr(parameter, "lr_mult", 1.0), decay].append(parameter)
+        groups[rate * getattr(parameter, "lr_mult", 1.0), decay].append(parameter)
     return torch.optim.AdamW(
         [
             {"params": found, "lr_mult": mult, "weight_decay": decay}
             for (mult, decay), found in groups.items()
         ],
         lr=settings.learning_rate,
+        betas=betas,
         fused=True,  # one pass over the parameters: on two cores the step would else show in the profile
     )
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from nearfar.method import Method, Stage
 
 
-def set_stage(method: Method, optimiser: torch.optim.Optimizer, past: float) -> None:
+def set_stage(method: Method, optimisers: Sequence[torch.optim.Optimizer], past: float) -> None:
     """Let only the parameters of the current stage learn.
 
     Args:
         method: says what its stages are.
-        optimiser: holds all parameters that ever learn.
+        optimisers: hold all parameters that ever learn.
         past: share of the steps that are done, in [0, 1).
     """
     stages = method.stages()
@@ -20,7 +22,7 @@ def set_stage(method: Method, optimiser: torch.optim.Optimizer, past: float) -> 
         return
     wanted = stage_at(stages, past).train
     learning = None if wanted is None else {id(parameter) for parameter in wanted}
-    for group in optimiser.param_groups:
+    for group in [group for optimiser in optimisers for group in optimiser.param_groups]:
         for parameter in group["params"]:
             parameter.requires_grad_(learning is None or id(parameter) in learning)
 

@@ -7,12 +7,11 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 from lightning_fabric import Fabric
-from lightning_fabric.wrappers import _FabricOptimizer
 from torch import Tensor
 
 from nearfar.batching.order import batch_of, batches_per_epoch
@@ -30,10 +29,11 @@ from nearfar.training.gather import average_gradients, gather, gather_plain, pro
 from nearfar.training.gradient_cache import cached_backward
 from nearfar.training.loader import ALL_PROCESSES, ahead, prepare_batch, step_seed, to_device
 from nearfar.training.logs import Log
-from nearfar.training.optimiser import make_optimiser, rate_at, set_rate
+from nearfar.training.optimiser import rate_at, set_rate
 from nearfar.training.run import Run
 from nearfar.training.settings import Settings
 from nearfar.training.stages import set_stage
+from nearfar.training.turns import Side, make_sides
 from nearfar.training.watch import Watch
 
 Evaluate = Callable[[], dict[str, float]]
@@ -96,8 +96,13 @@ class _Trainer:
             raise ArgumentError(
                 "measure_every needs rows to measure on: a holdout_share above 0, or measure_on"
             )
-        self.cut = type(method).loss is Method.loss
-        if settings.cache_chunk and not self.cut:
+        torch.manual_seed(step_seed(settings.seed, 0, ALL_PROCESSES))
+        method.begin(table)
+        method.to(self.fabric.device)
+        self.sides = make_sides(method, settings, self.fabric)
+        self.optimisers = [side.optimiser for side in self.sides]
+        self.turns = [side for side in self.sides for _ in range(side.times)]
+        if settings.cache_chunk and self.sides[0].loss is not None:
             raise ArgumentError(
                 f"{type(method).__name__} computes its loss in one piece: it cannot use cache_chunk"
             )
@@ -112,12 +117,7 @@ class _Trainer:
             )
         self.method, self.table, self.settings, self.folder = method, table, settings, folder
         self.evaluate = evaluate
-        torch.manual_seed(step_seed(settings.seed, 0, ALL_PROCESSES))
-        method.begin(table)
-        method.to(self.fabric.device)
         self.steps = settings.total_steps(len(table))
-        self.optimiser = make_optimiser(method, settings)
-        self.prepared_optimiser = cast(_FabricOptimizer, self.fabric.setup_optimizers(self.optimiser))
         geometry = method.space().geometry
         self.alarm = CollapseAlarm(settings.on_collapse, round(GRACE * self.steps), geometry)
         self.watch = Watch(settings.watch, watch_better, settings.patience)
@@ -138,7 +138,7 @@ class _Trainer:
                 while done < self.steps and run.stopped is None:
                     self.finding.before(done)
                     for batches in ahead(self._batches, range(done, self.finding.next_after(done))):
-                        set_stage(self.method, self.optimiser, done / self.steps)
+                        set_stage(self.method, self.optimisers, done / self.steps)
                         facts = self._step(batches, done)
                         done += 1
                         run.steps = done
@@ -166,51 +166,69 @@ class _Trainer:
             made.append((rows, prepare_batch(self.method, self.table, rows, self._seed(micro))))
         return made
 
-    def _seed(self, micro: int) -> int:
-        return step_seed(self.settings.seed, micro, process_rank())
+    def _seed(self, micro: int, turn: int = 0) -> int:
+        return step_seed(self.settings.seed, micro, process_rank(), turn)
 
     def _step(self, batches: list[tuple[np.ndarray, Batch]], done: int) -> dict[str, Any]:
-        """One optimiser step: the loss, its terms and the learning rate."""
+        """One step of every side: the loss, its terms and the learning rate."""
         settings, method = self.settings, self.method
         rate = rate_at(done, self.steps, settings)
-        set_rate(self.optimiser, rate)
-        sums: dict[str, Tensor] = {}
-        embedded: list[dict[str, Tensor]] = []
-        totals: list[Tensor] = []
-        rows = [batch_rows.tolist() for batch_rows, _ in batches]
-        facts = {"step": done + 1, "seed": settings.seed, "rows": rows}
-        folder = self.folder if self.main else None
-        for number, (_, prepared) in enumerate(batches):
-            micro = done * settings.accumulate + number
-            try:
-                total, terms, z = self._backward(to_device(prepared, self.fabric.device), micro)
-            except FloatingPointError as found:
-                raise not_finite([str(found)], method, folder, facts) from None
-            totals.append(total / len(batches))
-            embedded.append(z)
-            for name, term in terms.items():
-                sums[name] = sums.get(name, torch.zeros((), device=term.device)) + term / len(batches)
-        average_gradients(method.parameters())
-        loss = torch.stack(totals).sum()
-        norm = self._clip()
-        if not (bool(torch.isfinite(loss)) and bool(torch.isfinite(norm))):
-            bad = [f"loss term {name!r}" for name, term in sums.items() if not bool(torch.isfinite(term))]
-            raise not_finite(bad, method, folder, facts)
-        self.prepared_optimiser.step()
-        self.optimiser.zero_grad(set_to_none=True)
-        joined = {name: torch.cat([z[name] for z in embedded]) for name in embedded[0]}
+        prepared = [to_device(batch, self.fabric.device) for _, batch in batches]
+        facts = {"step": done + 1, "seed": settings.seed, "rows": [rows.tolist() for rows, _ in batches]}
+        loss = 0.0
+        terms: dict[str, float] = {}
+        for turn, side in enumerate(self.turns):
+            set_rate(side.optimiser, rate)
+            with side.alone(method):
+                total, found, joined = self._learn(side, prepared, done, turn, facts)
+            loss += total
+            terms |= found
         method.after_step(joined, done + 1, self.steps)
         if (done + 1) % EVERY == 0:
             self.alarm.look(joined, done + 1)
         negatives = method.negatives(settings.batch_size)
         return {
-            "loss": float(loss),
-            **({"excess": float(loss) - math.log(negatives)} if negatives else {}),
-            **({name: float(term) for name, term in sums.items()} if len(sums) > 1 else {}),
+            "loss": loss,
+            **({"excess": loss - math.log(negatives)} if negatives else {}),
+            **(terms if len(terms) > 1 else {}),
             "learning_rate": rate,
         }
 
-    def _backward(self, batch: Batch, micro: int) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+    def _learn(
+        self, side: Side, prepared: list[Batch], done: int, turn: int, facts: dict[str, Any]
+    ) -> tuple[float, dict[str, float], dict[str, Tensor]]:
+        """One optimiser step: what was minimised, its terms, and the embeddings of all batches."""
+        sums: dict[str, Tensor] = {}
+        embedded: list[dict[str, Tensor]] = []
+        totals: list[Tensor] = []
+        folder = self.folder if self.main else None
+        if side.name:
+            facts = {**facts, "turn": side.name}
+        for number, batch in enumerate(prepared):
+            micro = done * self.settings.accumulate + number
+            try:
+                total, terms, z = self._backward(side, batch, micro, turn)
+            except FloatingPointError as found:
+                raise not_finite([str(found)], self.method, folder, facts) from None
+            totals.append(total / len(prepared))
+            embedded.append(z)
+            for name, term in terms.items():
+                shown = side.shown(name)
+                sums[shown] = sums.get(shown, torch.zeros((), device=term.device)) + term / len(prepared)
+        average_gradients(self.method.parameters())
+        loss = torch.stack(totals).sum()
+        norm = side.clip(self.method, self.settings, self.fabric)
+        if not (bool(torch.isfinite(loss)) and bool(torch.isfinite(norm))):
+            bad = [f"loss term {name!r}" for name, term in sums.items() if not bool(torch.isfinite(term))]
+            raise not_finite(bad, self.method, folder, facts)
+        side.prepared.step()
+        side.optimiser.zero_grad(set_to_none=True)
+        joined = {name: torch.cat([z[name] for z in embedded]) for name in embedded[0]}
+        return float(loss), {name: float(term) for name, term in sums.items()}, joined
+
+    def _backward(
+        self, side: Side, batch: Batch, micro: int, turn: int
+    ) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
         """Add the gradients of one batch; returns what was minimised, its terms and embeddings, detached."""
         method, settings = self.method, self.settings
 
@@ -232,10 +250,10 @@ class _Trainer:
             totals.append(total.detach())
             self.fabric.backward(total / settings.accumulate)
 
-        torch.manual_seed(self._seed(micro))
-        if not self.cut:
+        torch.manual_seed(self._seed(micro, turn))
+        if side.loss is not None:
             with self.fabric.autocast():
-                terms = method.loss(batch)
+                terms = side.loss(batch)
             backward(terms)
             return totals[0], {name: term.detach() for name, term in terms.items()}, {}
         if settings.cache_chunk:
@@ -247,17 +265,6 @@ class _Trainer:
         with torch.no_grad():
             joined = {name: gather(value.detach()) for name, value in z.items()}
         return totals[0], {name: term.detach() for name, term in terms.items()}, joined
-
-    def _clip(self) -> Tensor:
-        """Clip the gradient's norm and return what it was."""
-        limit = self.settings.clip_norm or math.inf
-        if self.settings.precision == "16-mixed":
-            # The scaler skips steps with infinite gradients by itself: only the clipping is left to do.
-            self.fabric.clip_gradients(
-                self.method, self.prepared_optimiser, max_norm=limit, error_if_nonfinite=False
-            )
-            return torch.zeros(())
-        return torch.nn.utils.clip_grad_norm_(self.method.parameters(), limit)
 
     # -- measuring, saving, resuming ---------------------------------------------------------------
 
@@ -282,7 +289,7 @@ class _Trainer:
                 "settings": self._identity(),
             }
             place = self.folder / "checkpoints"
-            save_checkpoint(place, self.method, self.optimiser, facts, self.finding.starts)
+            save_checkpoint(place, self.method, self.optimisers, facts, self.finding.starts)
         return run.stopped is not None
 
     def _resume(self) -> int:
@@ -290,7 +297,7 @@ class _Trainer:
         place = latest_checkpoint(self.folder / "checkpoints") if self.folder else None
         if place is None or self.folder is None:
             return 0
-        facts = load_checkpoint(place, self.method, self.optimiser)
+        facts = load_checkpoint(place, self.method, self.optimisers)
         check_identity(place, facts["settings"], self._identity())
         self.run_so_far = Run(facts["step"], facts["losses"], facts["seconds"], facts["stopped"])
         self.alarm.looks = facts["looks"]

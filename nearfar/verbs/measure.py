@@ -16,6 +16,7 @@ from nearfar.encoders.causal import CausalText
 from nearfar.encoders.gguf import SUFFIX as GGUF
 from nearfar.errors import ArgumentError
 from nearfar.heads.fusion import WeightedMean
+from nearfar.heads.prototypes import Prototypes
 from nearfar.measures.embeddings import RECORD, Measurement, measure_embeddings
 from nearfar.measures.language import language_measures
 from nearfar.measures.transcripts import RECOGNISER, transcribe
@@ -41,7 +42,8 @@ def measure(
     with pairs also alignment and retrieval; with scores STS; with labels neighbours, probe and clusters;
     with two modalities their gap; with a space that fuses them, the labels by the fused record as well; of a
     causal language model also perplexity, repetition, and how alike the token states of a text are in every
-    layer (the isotropy audit); of a recogniser of speech, with a column `text`, its errors.
+    layer (the isotropy audit); of a recogniser of speech, with a column `text`, its errors;
+    where the space has clusters of its own, those, and the page shows them.
 
     Args:
         space: a space, its folder, a model of texts (a folder, a GGUF file, "smollm2", a name on the hub), an array
@@ -63,9 +65,12 @@ def measure(
     if isinstance(space, Space):
         measured |= measure_language(space, cells, by_layer=True)
     if report is not None:
+        from nearfar.report.cluster_wall import cluster_sections
         from nearfar.report.measure_page import write_measure_page
 
-        write_measure_page(report, measured, z, others, cells)
+        generator = space.parts.get("generator") if isinstance(space, Space) else None
+        walls = cluster_sections(others.get("cluster"), cells.get("image"), generator)
+        write_measure_page(report, measured, z, others, cells, walls)
     return measured
 
 
@@ -113,7 +118,7 @@ def embedded(
 
 
 def encoded(space: Space, table: Table, *, batch_size: int = 64) -> Embedded:
-    """Encode every role of a table that a space can read."""
+    """Encode every role of a table that a space can read, and find the clusters of the first, if it has any."""
     z: dict[str, np.ndarray] = {}
     others: dict[str, list[Any]] = {}
     cells: dict[str, list[Any]] = {}
@@ -144,6 +149,9 @@ def encoded(space: Space, table: Table, *, batch_size: int = 64) -> Embedded:
         roles = record_roles(space, table)
         if set(fusion.used) <= set(roles):
             z[RECORD] = fusion({name: torch.from_numpy(z[role]) for name, role in roles.items()}).numpy()
+    if isinstance(clusters := space.parts.get("clusters"), Prototypes):
+        first = torch.from_numpy(next(iter(z.values()))).to(clusters.rows.device)
+        others["cluster"] = clusters.assign(first).tolist()
     return z, others, cells
 
 

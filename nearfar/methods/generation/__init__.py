@@ -1,1 +1,1 @@
-"""Language models that are trained or decoded by contrast."""
+"""Spaces that steer what is generated, or that generation makes."""

@@ -14,7 +14,7 @@ from nearfar.data.kinds import Node
 from nearfar.encoders.graph import GCN
 from nearfar.errors import check_between
 from nearfar.heads.projection import Projection
-from nearfar.heads.prototypes import Prototypes
+from nearfar.heads.soft_prototypes import SoftPrototypes
 from nearfar.method import Batch, Method
 from nearfar.objectives import community_means, edge_density, imbalance, info_nce, node_to_community
 from nearfar.space import Space
@@ -91,7 +91,7 @@ class GCooL(Method):
         self.head = Projection(encoder.dim, encoder.dim, encoder.dim, kind="mlp_elu")
         # |h - c|^2 = 2 - 2 h.c of unit rows: the RBF's shares are those of cosines at another temperature.
         softness = temperature if similarity == "cosine" else temperature**2 / 2
-        self.prototypes = Prototypes(communities, encoder.dim, temperature=softness)
+        self.prototypes = SoftPrototypes(communities, encoder.dim, temperature=softness)
         self.temperature, self.between, self.gamma, self.balance = temperature, between, gamma, balance
         self.stride, self.fade, self.similarity = stride, fade, similarity
         self.drops = {"drop_links": drop_links, "drop_features": drop_features}

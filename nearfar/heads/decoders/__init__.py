@@ -1,0 +1,1 @@
+"""Decoders: from features, or from noise, back to data."""
