@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nearfar.data.kinds import Image, Text, Vector
+from nearfar.data.kinds import Audio, Image, Text, Vector
 from nearfar.encoders.encoder import Encoder
 from nearfar.encoders.towers import linear_towers
 from nearfar.errors import check_between
@@ -53,12 +53,12 @@ class GRAM(Method):
     """
 
     reads = {
-        "anchor": Text | Image | Vector,
-        "second": Text | Image | Vector,
-        "third": Text | Image | Vector | None,
-        "fourth": Text | Image | Vector | None,
-        "fifth": Text | Image | Vector | None,
-        "sixth": Text | Image | Vector | None,
+        "anchor": Text | Image | Audio | Vector,
+        "second": Text | Image | Audio | Vector,
+        "third": Text | Image | Audio | Vector | None,
+        "fourth": Text | Image | Audio | Vector | None,
+        "fifth": Text | Image | Audio | Vector | None,
+        "sixth": Text | Image | Audio | Vector | None,
     }
 
     def __init__(
