@@ -5,11 +5,14 @@ from __future__ import annotations
 import ir_measures
 import numpy as np
 import pytest
+import torch
 from ir_measures import AP, RR, R, Success, nDCG
 from scipy.stats import spearmanr
 
 from nearfar.errors import ArgumentError
+from nearfar.geometry import SCORES
 from nearfar.measures import rows as rows_module
+from nearfar.measures.nearness import pair_nearness
 from nearfar.measures.retrieval import ranking_metrics, retrieval_metrics
 from nearfar.measures.sts import sts
 
@@ -178,3 +181,16 @@ def test_sts_is_a_rank_correlation() -> None:
         sts([0.1, 0.2, np.nan], [1, 2, 3])
     with pytest.raises(ArgumentError, match="match row by row"):
         sts([0.1, 0.2, 0.3], [1, 2])
+
+
+@pytest.mark.parametrize("geometry", list(SCORES))
+def test_keys_are_ranked_and_pairs_compared_by_what_the_space_compares_with(geometry: str) -> None:
+    random = np.random.default_rng(0)
+    queries, keys = (random.normal(size=(n, 5)).astype(np.float32) for n in (6, 40))
+    scores = SCORES[geometry](torch.from_numpy(queries).double(), torch.from_numpy(keys).double()).numpy()
+    right = random.integers(0, 40, 6)
+    ranks = 1 + (scores > scores[np.arange(6), right][:, None]).sum(1)
+    found = retrieval_metrics(queries, keys, right[:, None], geometry=geometry)
+    assert found["mean_rank"] == pytest.approx(ranks.mean())
+    pairs = pair_nearness(queries, keys[:6], geometry)
+    np.testing.assert_array_equal(np.argsort(pairs), np.argsort(np.diagonal(scores[:, :6])))

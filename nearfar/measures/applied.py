@@ -10,12 +10,13 @@ import numpy as np
 import torch
 
 from nearfar.geometry import gram_volume
-from nearfar.measures.alignment import alignment, mean_positive_cosine, pair_cosines, sampled_uniformity
+from nearfar.measures.alignment import alignment, mean_positive_cosine, sampled_uniformity
 from nearfar.measures.clustering import clustering_metrics, kmeans_measure
 from nearfar.measures.hubness import hubness
-from nearfar.measures.hyperbolic import hyperbolic_distances, radii
+from nearfar.measures.hyperbolic import radii
 from nearfar.measures.measurement import Measurement, left_out
 from nearfar.measures.modality import modality_gap
+from nearfar.measures.nearness import pair_nearness
 from nearfar.measures.probes import cross_validated_probe
 from nearfar.measures.retrieval import retrieval_metrics
 from nearfar.measures.rows import EXACT_ROWS, Indices, Rows, as_labels, as_values, sample_rows
@@ -53,11 +54,7 @@ def across(one: Embedded, two: Embedded) -> bool:
 
 def _nearness(one: Embedded, two: Embedded) -> np.ndarray:
     """How near row i of one role is to row i of another, by what the space compares with: [N]."""
-    if one.geometry == "lorentz":
-        return -hyperbolic_distances(one.rows, two.rows)
-    if one.geometry == "gram":
-        return np.abs(pair_cosines(one.unit, two.unit))
-    return pair_cosines(one.unit, two.unit)
+    return pair_nearness(one.rows, two.rows, one.geometry)
 
 
 def _first_rows(ids: Indices) -> Indices:
@@ -119,7 +116,7 @@ def scores_of(
         return [left_out("score", len(scores), len(scores), why)], np.arange(len(scores))
     rho = sts(_nearness(anchor, partner), scores)
     pairs = np.flatnonzero(scores >= POSITIVE_SHARE * scores.max()) if scores.max() > 0 else np.arange(0)
-    by = "nearness" if anchor.geometry in ("lorentz", "gram") else "cosine"
+    by = "cosine" if anchor.geometry == "cosine" else "nearness"
     found = [Measurement("sts", rho, len(scores), "higher", f"Spearman correlation of {by} and score")]
     if len(pairs) < len(scores):
         why = f"pairs scored below {POSITIVE_SHARE:.0%} of the largest are no positives: no alignment"

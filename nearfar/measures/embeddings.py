@@ -65,9 +65,8 @@ def measure_embeddings(
         modalities: role -> modality. Left out, it is the kind of the raw cells where `identity` has texts or
             pictures; else "positive" and "negative" are of the anchor's, any other role is one of its own.
         seed: of all samples and folds.
-        geometry: that of the space. In "lorentz" retrieval, STS and triplets go by distance, the radius is added,
-            and all else is told of the directions from the root; in "gram" they go by |cosine|, and the volume of
-            all roles is added; every other one is measured by cosine.
+        geometry: that of the space: retrieval, STS and triplets go by it; in "lorentz" the radius is added, in
+            "gram" the volume of all roles; all else is told of directions.
 
     Raises:
         ArgumentError: no role, too few rows, lengths differ, or a bad row (role and row are named).

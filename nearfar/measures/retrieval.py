@@ -1,4 +1,4 @@
-"""Retrieval: where the right keys stand when all keys are ordered by cosine.
+"""Retrieval: where the right keys stand when all keys are ordered by how near they are.
 
 Every query has one or more positives, with gains where some are better than others. Ranks count from
 1. Figures are means over queries:
@@ -24,8 +24,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nearfar.errors import ArgumentError
-from nearfar.measures.hyperbolic import lifted_pair
-from nearfar.measures.rows import Embeddings, Indices, blocks, same_width, unit_rows
+from nearfar.measures.nearness import as_products
+from nearfar.measures.rows import Embeddings, Indices, blocks, same_width
 from nearfar.progress import track
 
 Floats = NDArray[np.float64]
@@ -42,7 +42,7 @@ def retrieval_metrics(
     grades: Sequence[ArrayLike] | None = None,
     geometry: str = "cosine",
 ) -> dict[str, float]:
-    """Rank all keys for each query by cosine or hyperbolic distance and say where the positives stand; see the module.
+    """Rank all keys for each query by how near they are and say where the positives stand; see the module.
 
     Blocks of queries meet all keys: Q M d operations, memory independent of Q times M.
 
@@ -53,19 +53,13 @@ def retrieval_metrics(
         ks: depths of recall and hit.
         exclude: for each query positions in `keys` that are not ranked, such as the query itself.
         grades: for each query the gains of its positives, above 0, in their order; None: all 1.
-        geometry: "lorentz" ranks points of curvature -1 by their distance, "gram" by |cosine|; all else ranks
-            by cosine.
+        geometry: a name of `nearfar.geometry.SCORES`, by which keys are ranked.
 
     Raises:
         ArgumentError: bad rows, or a query without positives, with one that is not a key, given twice or
             excluded, or with wrong gains (the row of the query is named).
     """
-    questions: NDArray[Any]
-    targets: NDArray[Any]
-    if geometry == "lorentz":
-        questions, targets = lifted_pair(queries, keys)
-    else:
-        questions, targets = unit_rows(queries, "queries"), unit_rows(keys, "keys")
+    questions, targets = as_products(queries, keys, geometry)
     same_width(questions, targets, ("queries", "keys"))
     q, m = len(questions), len(targets)
     if positives is None and q != m:

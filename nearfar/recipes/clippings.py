@@ -135,8 +135,8 @@ def experiment(data: DataFolder) -> Experiment:
             "firms: title, address and product as one text; trained on four fifths of the firms with a match, each "
             "with its match a class and every wrong candidate a class of its own; all fifths are tested",
             "the picture encoder (which keeps places), the learning rates, the height of the drawings and the numbers "
-            "of steps were settled on one development draw, whose names overlap those tested with the seeds 0 to 2: the "
-            "trained arms are a little favoured against the string distance",
+            "of steps were settled on one development draw, whose names overlap those tested with the seeds 0 to 2: "
+            "the trained arms are a little favoured against the string distance",
         ),
         packages=("rapidocr-onnxruntime",),
     )
