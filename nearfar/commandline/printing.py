@@ -39,7 +39,7 @@ def _plain(value: Any) -> Any:
 
 def _show_methods(result: Any, asked: dict[str, Any]) -> None:
     if asked.get("name") is None:
-        rows = [[e.name, e.family, ", ".join(_reads(e)), e.venue, e.title] for e in result]
+        rows = [[e.name, e.family, ", ".join(_reads(e, brief=True)), e.venue, e.title] for e in result]
         print(table(["name", "family", "reads", "venue", "title"], rows, right=9))
         return
     found = result[0]
@@ -53,11 +53,14 @@ def _show_methods(result: Any, asked: dict[str, Any]) -> None:
         )
 
 
-def _reads(found: Any) -> list[str]:
-    return [
-        f"{role}{'?' if 'None' in kinds else ''}: {kinds.replace(' | None', '').lower()}"
-        for role, kinds in found.reads.items()
-    ]
+def _reads(found: Any, brief: bool = False) -> list[str]:
+    """Roles with their kinds; in brief without those that may be of more than two."""
+    reads = []
+    for role, kinds in found.reads.items():
+        of = [kind.lower() for kind in kinds.split(" | ") if kind != "None"]
+        told = "" if brief and len(of) > 2 else f": {' | '.join(of)}"
+        reads.append(f"{role}{'?' if 'None' in kinds else ''}{told}")
+    return reads
 
 
 def _json_methods(result: Any, asked: dict[str, Any]) -> Any:
@@ -89,7 +92,10 @@ def _show_fit(result: Any, asked: dict[str, Any]) -> None:
         print(before_after(card["measures"]))
     done = f"{card['steps']} steps" if card["steps"] else "fitted"
     print(f"\n{done} in {card['seconds']:.0f} s; the space is in {asked['out']}")
-    print(f'ask it: nearfar search {asked["out"]} {asked["table"]} "your query"')
+    queries = {"text": '"your query"', "image": "PICTURE.png", "audio": "SOUND.wav", "node": "1"}
+    kinds = [encoder.kind.name for encoder in result.encoders.values()]
+    if query := next((queries[kind] for kind in queries if kind in kinds), None):
+        print(f"ask it: nearfar search {asked['out']} {asked['table']} {query}")
     if "decoder" in result.parts:
         print(f'let it write: nearfar generate {asked["out"]} "your beginning"')
 
