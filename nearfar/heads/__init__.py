@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nearfar.classes import classes_of
 from nearfar.errors import ArgumentError, ArtefactError
 
 if TYPE_CHECKING:
@@ -42,11 +43,8 @@ def make_head(settings: Mapping[str, Any]) -> nn.Module:
 @functools.cache
 def _heads() -> dict[str, str]:
     """Classes of this room that have `settings`, and the module that each is in."""
-    found, room = {}, Path(__file__).parent
-    for file in sorted(room.rglob("*.py")):
-        for node in ast.parse(file.read_text(encoding="utf-8")).body:
-            if isinstance(node, ast.ClassDef) and any(
-                isinstance(part, ast.FunctionDef) and part.name == "settings" for part in node.body
-            ):
-                found[node.name] = ".".join(file.relative_to(room).with_suffix("").parts)
-    return found
+    return {
+        node.name: module
+        for module, node in classes_of(Path(__file__).parent)
+        if any(isinstance(part, ast.FunctionDef) and part.name == "settings" for part in node.body)
+    }
