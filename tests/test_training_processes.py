@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 PROGRAM = """
-import json, sys
+import importlib, json, sys
 import torch
 from torch import nn
 from nearfar.data.kinds import Label, Vector
@@ -22,6 +22,12 @@ from nearfar.space import Space
 from nearfar.training.gather import process_rank
 from nearfar.training.settings import Settings
 from nearfar.training.trainer import train
+
+info_nce_module = importlib.import_module("nearfar.objectives.info_nce")
+rings = []
+LABELS, ROWS, BATCH = (True, 48, 16) if sys.argv[3] == "labels" else (False, 2100, 1050)
+original = info_nce_module.ring_info_nce
+info_nce_module.ring_info_nce = lambda x, *rest, **given: (rings.append(len(x)), original(x, *rest, **given))[1]
 
 class Pairs(Method):
     reads = {"vector": Vector, "positive": Vector, "label": Label}
@@ -40,7 +46,7 @@ class Pairs(Method):
         return {"one": self.net(batch["vector"]), "two": self.net(batch["positive"])}
 
     def contrast(self, z, batch):
-        pairing = Pairing.diagonal().ignoring(batch["label"])
+        pairing = Pairing.diagonal().ignoring(batch["label"]) if LABELS else None
         temperature = self.temperature().double()
         return {"info_nce": info_nce(z["one"], z["two"], pairing, temperature=temperature, symmetric=True)}
 
@@ -49,17 +55,18 @@ class Pairs(Method):
 
 out, chunk = sys.argv[1], int(sys.argv[2]) or None
 generator = torch.Generator().manual_seed(1)
-make = lambda: torch.randn(48, 6, generator=generator).numpy()
-table = Table.from_columns({"vector": make(), "positive": make(), "label": [i % 7 for i in range(48)]})
+make = lambda: torch.randn(ROWS, 6, generator=generator).numpy()
+table = Table.from_columns({"vector": make(), "positive": make(), "label": [i % 7 for i in range(ROWS)]})
 method = Pairs()
-run = train(method, table, Settings(steps=6, batch_size=16, cache_chunk=chunk, learning_rate=0.05, schedule="constant"))
+settings = Settings(steps=6, batch_size=BATCH, cache_chunk=chunk, learning_rate=0.05, schedule="constant")
+run = train(method, table, settings)
 if process_rank() == 0:
     weights = {name: p.tolist() for name, p in method.named_parameters()}
-    json.dump({"losses": run.losses, "weights": weights}, open(out, "w"))
+    json.dump({"losses": run.losses, "weights": weights, "rings": rings}, open(out, "w"))
 """
 
 
-def outcome(folder: Path, processes: int, chunk: int) -> dict[str, object]:
+def outcome(folder: Path, processes: int, chunk: int, what: str = "labels") -> dict[str, object]:
     program, out = folder / "program.py", folder / f"{processes}-{chunk}.json"
     program.write_text(PROGRAM)
     launcher = (
@@ -68,7 +75,7 @@ def outcome(folder: Path, processes: int, chunk: int) -> dict[str, object]:
         else ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     )
     done = subprocess.run(
-        [sys.executable, *launcher, str(program), str(out), str(chunk)],
+        [sys.executable, *launcher, str(program), str(out), str(chunk), what],
         capture_output=True,
         text=True,
         timeout=240,
@@ -81,6 +88,17 @@ def outcome(folder: Path, processes: int, chunk: int) -> dict[str, object]:
 def test_two_processes_equal_one(tmp_path: Path, chunk: int) -> None:
     """Labels are gathered with their rows: a wrong alignment would ignore the wrong pairs."""
     one, two = outcome(tmp_path, 1, 0), outcome(tmp_path, 2, chunk)
+    assert two["losses"] == pytest.approx(one["losses"], rel=1e-6)
+    for name, values in one["weights"].items():
+        assert flat(two["weights"][name]) == pytest.approx(flat(values), rel=1e-5, abs=1e-8), name
+
+
+@pytest.mark.parametrize("chunk", [0, 200])
+def test_processes_share_the_comparing_of_a_large_batch(tmp_path: Path, chunk: int) -> None:
+    """Each compares its own rows with all keys, in a ring, and what is learned is what one process learns."""
+    one, two = outcome(tmp_path, 1, 0, "large"), outcome(tmp_path, 2, chunk, "large")
+    assert one["rings"] == []
+    assert two["rings"] == [525] * 6
     assert two["losses"] == pytest.approx(one["losses"], rel=1e-6)
     for name, values in one["weights"].items():
         assert flat(two["weights"][name]) == pytest.approx(flat(values), rel=1e-5, abs=1e-8), name

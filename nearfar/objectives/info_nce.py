@@ -18,10 +18,12 @@ from nearfar.objectives.inputs import (
     check_extra_keys,
     check_one_width,
 )
+from nearfar.objectives.joined import own_rows
 from nearfar.objectives.pairing import Pairing
 from nearfar.objectives.row_loss import Denominator, Keys, Many, RowLosses, Softmax
 from nearfar.objectives.streamed import streamed_form, streamed_loss
 from nearfar.objectives.textbook import is_small, textbook_loss
+from nearfar.ops.ring import ring_info_nce
 from nearfar.ops.row_chunks import fits
 
 Reduction = Literal["mean", "none", "sum"]
@@ -99,6 +101,15 @@ def info_nce(
         and is_small(n_rows * n_keys, symmetric, queries.device)
     ):
         loss = textbook_loss(queries, keys, temperature, score, symmetric, reduction)
+    elif (
+        extra_keys is None
+        and pairing.is_plain_diagonal
+        and score in ("cosine", "dot")
+        and reduction == "mean"
+        and (own := own_rows(n_rows)) is not None
+    ):
+        unit = score == "cosine"
+        loss = ring_info_nce(queries[own], keys[own], temperature=temperature, symmetric=symmetric, unit=unit)
     elif extra_keys is None or extra_keys.ndim == 2:
         only_one_near = many != "mean" or denominator != "all"
         form = streamed_form(

@@ -19,6 +19,7 @@ from nearfar.data.checks import require_rows
 from nearfar.data.table import Table
 from nearfar.errors import ArgumentError
 from nearfar.method import Batch, Method
+from nearfar.objectives.joined import joined_rows
 from nearfar.progress import progress
 from nearfar.training.alarms import EVERY, GRACE, CollapseAlarm, not_finite, require_finite
 from nearfar.training.checkpoint import check_identity, latest_checkpoint, load_checkpoint, save_checkpoint
@@ -241,7 +242,9 @@ class _Trainer:
             torch.manual_seed(step_seed(settings.seed, micro, ALL_PROCESSES))
             whole = {name: gather(value) for name, value in z.items()}
             require_finite(whole)
-            return method.contrast(whole, gather_plain(batch))
+            plain = gather_plain(batch)
+            with joined_rows(process_rank(), process_count()):
+                return method.contrast(whole, plain)
 
         totals: list[Tensor] = []
 
