@@ -333,7 +333,8 @@ def _is_pickle(file: Path) -> bool:
         start = opened.read(4)
         if start == b"PK\x03\x04":  # the archives of torch.save and of NumPy hold pickles
             return True
-        if start[:1] == b"\x80" and start[1:2] in (b"\2", b"\3", b"\4", b"\5"):
+        # The length of a safetensors header may look alike; but then a 0 follows, which no pickle has.
+        if start[:1] == b"\x80" and start[1:2] in (b"\2", b"\3", b"\4", b"\5") and start[2:3] != b"\0":
             return True
         if not start:
             return False
