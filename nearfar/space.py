@@ -67,16 +67,19 @@ class Space:
         """The names that `encode` takes."""
         return list(self.encoders)
 
-    def modality_for(self, role: str, cell: Any) -> str:
+    def modality_for(self, role: str, cell: Any, preferred: str | None = None) -> str:
         """The modality that encodes the cells of a table's role: by name, else by kind of cell.
 
+        Where several read such cells it is the one `preferred`, or the first.
+
         Raises:
-            ArgumentError: no encoder of this space reads such cells.
+            ArgumentError: no encoder of this space reads such cells, or there is no modality `preferred`.
         """
+        first = [] if preferred is None else [self._modality(preferred)]
         if role in self.encoders:
             return role
-        for name, encoder in self.encoders.items():
-            if encoder.kind.holds(cell):
+        for name in [*first, *self.encoders]:
+            if self.encoders[name].kind.holds(cell):
                 return name
         raise ArgumentError(
             f"this space encodes {', '.join(self.encoders)}; it cannot read column role {role!r} "
