@@ -56,6 +56,7 @@ class Turn:
         betas: of its Adam.
         rate: scales the learning rate.
         times: how often in a row it is taken in a step, on the same batch.
+        fresh: whether its Adam begins anew, without moments, at every pass over the table.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Turn:
     betas: tuple[float, float] = (0.9, 0.999)
     rate: float = 1.0
     times: int = 1
+    fresh: bool = False
 
 
 class Method(nn.Module, ABC):

@@ -67,16 +67,19 @@ class Space:
         """The names that `encode` takes."""
         return list(self.encoders)
 
-    def modality_for(self, role: str, cell: Any) -> str:
+    def modality_for(self, role: str, cell: Any, preferred: str | None = None) -> str:
         """The modality that encodes the cells of a table's role: by name, else by kind of cell.
 
+        Where several read such cells it is the one `preferred`, or the first.
+
         Raises:
-            ArgumentError: no encoder of this space reads such cells.
+            ArgumentError: no encoder of this space reads such cells, or there is no modality `preferred`.
         """
+        first = [] if preferred is None else [self._modality(preferred)]
         if role in self.encoders:
             return role
-        for name, encoder in self.encoders.items():
-            if encoder.kind.holds(cell):
+        for name in [*first, *self.encoders]:
+            if self.encoders[name].kind.holds(cell):
                 return name
         raise ArgumentError(
             f"this space encodes {', '.join(self.encoders)}; it cannot read column role {role!r} "
@@ -333,7 +336,8 @@ def _is_pickle(file: Path) -> bool:
         start = opened.read(4)
         if start == b"PK\x03\x04":  # the archives of torch.save and of NumPy hold pickles
             return True
-        if start[:1] == b"\x80" and start[1:2] in (b"\2", b"\3", b"\4", b"\5"):
+        # The length of a safetensors header may look alike; but then a 0 follows, which no pickle has.
+        if start[:1] == b"\x80" and start[1:2] in (b"\2", b"\3", b"\4", b"\5") and start[2:3] != b"\0":
             return True
         if not start:
             return False

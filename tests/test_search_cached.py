@@ -16,7 +16,7 @@ class Letters:
     def __init__(self, fingerprint="a" * 16):
         self.fingerprint, self.calls = fingerprint, 0
 
-    def modality_for(self, role, cell):
+    def modality_for(self, role, cell, preferred=None):
         return "text"
 
     def encode(self, rows, modality=None):
@@ -51,7 +51,7 @@ def test_the_second_time_nothing_is_encoded(tmp_path):
     first = cached_index(space, table, "text", tmp_path)
     again = cached_index(space, table, "text", tmp_path)
     assert space.calls == 1
-    assert folders(tmp_path) == [f"notes-csv-text-{'1' * 16}-{'a' * 16}"]
+    assert folders(tmp_path) == [f"notes-csv-text-text-{'1' * 16}-{'a' * 16}"]
     query = np.array([[0, 0, 1.0]])
     assert first.search(query, 1)[1].tolist() == again.search(query, 1)[1].tolist() == [[2]]
 
@@ -64,7 +64,7 @@ def test_a_changed_space_or_table_means_a_new_index_and_the_old_one_goes(tmp_pat
     index = cached_index(space, table, "text", tmp_path)
     assert space.calls == 1
     assert len(index) == len(table)
-    assert folders(tmp_path) == [f"notes-csv-text-{table.fingerprint}-{space.fingerprint}"]
+    assert folders(tmp_path) == [f"notes-csv-text-text-{table.fingerprint}-{space.fingerprint}"]
 
 
 def test_other_tables_other_roles_and_foreign_folders_stay(tmp_path):
@@ -78,9 +78,9 @@ def test_other_tables_other_roles_and_foreign_folders_stay(tmp_path):
     cached_index(space, Words(TEXTS[::-1], "4" * 16), "text", tmp_path)
     assert folders(tmp_path) == [
         "mine",
-        f"notes-csv-positive-{'1' * 16}-{'a' * 16}",
-        f"notes-csv-text-{'3' * 16}-{'a' * 16}",
-        f"notes-csv-text-{'4' * 16}-{'a' * 16}",
+        f"notes-csv-positive-text-{'1' * 16}-{'a' * 16}",
+        f"notes-csv-text-text-{'3' * 16}-{'a' * 16}",
+        f"notes-csv-text-text-{'4' * 16}-{'a' * 16}",
         "notes.txt",
     ]
 

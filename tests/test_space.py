@@ -18,7 +18,7 @@ from samples import text_space, tiny_text
 from nearfar.encoders.vector import MLPVector
 from nearfar.errors import ArgumentError, ArtefactError
 from nearfar.heads.projection import Projection
-from nearfar.space import Space
+from nearfar.space import Space, refuse_executables
 
 TEXTS = ["the cat sat on the mat", "a dog", "the dog and the cat", "rain in the valley", "a mat"]
 VECTORS = np.random.default_rng(0).standard_normal((7, 4)).astype(np.float32)
@@ -190,6 +190,18 @@ def zipped(value: Any, file: Path) -> None:
 
 def legacy(value: Any, file: Path) -> None:
     torch.save(value, file, _use_new_zipfile_serialization=False)
+
+
+@pytest.mark.parametrize("length", [640, 896, 1152, 1408])
+def test_safetensors_that_start_like_a_pickle_are_none(length: int, tmp_path: Path) -> None:
+    """The length of the header comes first: 896 is 80 03, the mark of protocol 3."""
+    file = tmp_path / "weights.safetensors"
+    for filler in range(length):
+        save_file({"x": torch.ones(2)}, file, {"filler": "." * filler})
+        if int.from_bytes(file.read_bytes()[:8], "little") == length:
+            break
+    assert file.read_bytes()[:1] == b"\x80"
+    refuse_executables(tmp_path)
 
 
 @pytest.mark.parametrize(

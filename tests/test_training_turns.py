@@ -91,16 +91,18 @@ def weights(game: Game) -> list[Tensor]:
     return [game.point.detach().clone(), game.line.detach().clone(), game.shared.detach().clone()]
 
 
-def by_hand(steps: int, times: int = 1) -> list[Tensor]:
-    """The same game with two optimisers of PyTorch, in a loop without nearfar."""
+def by_hand(steps: int, times: int = 1, fresh: int = 0, data: Table | None = None) -> list[Tensor]:
+    """The same game with two optimisers of PyTorch, in a loop without nearfar; `line` has a new one every few steps."""
     point, line = torch.ones(2, 3, requires_grad=True), torch.arange(6.0).view(2, 3).requires_grad_()
     shared = torch.tensor([2.0], requires_grad=True)
     own = {
         "line": torch.optim.Adam([line, shared], 0.1, BETAS),
         "point": torch.optim.Adam([point, shared], 0.05, BETAS),
     }
-    mean = torch.tensor(np.stack(table().column("vector"))).mean()
-    for _ in range(steps):
+    mean = torch.tensor(np.stack((data or table()).column("vector"))).mean()
+    for step in range(steps):
+        if fresh and step % fresh == 0:
+            own["line"] = torch.optim.Adam([line, shared], 0.1, BETAS)
         for who in ["line"] * times + ["point"]:
             height = ((point * line).sum() * shared.squeeze() + mean - 3).square()
             loss = height if who == "point" else -0.1 * height + line.square().sum()
@@ -120,6 +122,17 @@ def test_turns_are_two_optimisers_in_alternation(times: int) -> None:
         torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-6)
     assert [who for who, _, _ in game.seen] == (["line"] * times + ["point"]) * 5
     assert all(training for _, training, _ in game.seen)
+
+
+def test_a_fresh_turn_forgets_its_moments_at_every_epoch_and_the_other_one_does_not() -> None:
+    """24 equal rows in batches of 12: two steps an epoch, whose order says nothing."""
+    data = Table.from_columns({"vector": np.tile(np.float32([0.5, -1.0, 2.0]), (24, 1))})
+    game, kept = Game({"fresh": True}), Game()
+    for one in (game, kept):
+        train(one, data, settings(batch_size=12))
+    for got, expected in zip(weights(game), by_hand(5, fresh=2, data=data), strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-6)
+    assert not torch.allclose(game.line, kept.line)
 
 
 def test_every_turn_draws_its_own_random_numbers_and_a_run_can_be_repeated() -> None:
@@ -165,12 +178,13 @@ def test_the_log_has_the_terms_of_each_turn_and_their_sum(tmp_path: Path) -> Non
         assert float(row["loss"]) == loss
 
 
+@pytest.mark.parametrize("fresh", [False, True])
 @pytest.mark.parametrize("killed_at", [3, 7])
-def test_a_resumed_run_is_the_run_that_was_never_killed(tmp_path: Path, killed_at: int) -> None:
+def test_a_resumed_run_is_the_run_that_was_never_killed(tmp_path: Path, killed_at: int, fresh: bool) -> None:
     chosen = settings(steps=12, batch_size=5, checkpoint_every=2)
 
     def run(folder: Path, stop_at: int) -> tuple[list[float], list[Tensor]]:
-        game = Game({"times": 2}, noise=1.0)
+        game = Game({"times": 2, "fresh": fresh}, noise=1.0)
         game.stop_at = stop_at
         return train(game, table(), chosen, folder=folder, resume=True).losses, weights(game)
 

@@ -26,7 +26,9 @@ SPARSE_SHARE = 1 / 8
 """Embeddings with fewer entries that are not zero than this are kept as inverted lists."""
 
 
-def cached_index(space: Space, table: Table, role: str, folder: Path | str | None) -> Index | SparseIndex:
+def cached_index(
+    space: Space, table: Table, role: str, folder: Path | str | None, modality: str | None = None
+) -> Index | SparseIndex:
     """The index of one role of a table, built only if neither space nor table is as it was.
 
     Where the embeddings are nearly all zeros it is a `SparseIndex`, which gives the same answers.
@@ -39,6 +41,7 @@ def cached_index(space: Space, table: Table, role: str, folder: Path | str | Non
         table: its rows are numbered from 0 in the answers.
         role: which column.
         folder: where indexes are kept; None keeps nothing.
+        modality: what reads the column where several modalities can; None means the first.
 
     Raises:
         ArgumentError: the table has no such role, or the space cannot read it or gives rows that cannot
@@ -47,19 +50,21 @@ def cached_index(space: Space, table: Table, role: str, folder: Path | str | Non
     if role not in table.kinds:
         raise ArgumentError(f"{table.name} has no role {role!r}; it has {', '.join(table.kinds)}")
     geometry = space.geometry
+    modality = space.modality_for(role, table.rows([0])[role][0], modality)
     if folder is None:
-        sparse, blocks = _looked_at(_embedded(space, table, role), geometry)
+        sparse, blocks = _looked_at(_embedded(space, table, role, modality), geometry)
         if sparse:
             return SparseIndex.of_blocks(blocks, geometry)
         return Index.of_searchable(np.concatenate(list(blocks)), geometry)
     made_from = {"table": table.name, "role": role, "rows": table.fingerprint, "space": space.fingerprint}
+    made_from |= {"modality": modality}
     short = re.sub(r"[^A-Za-z0-9]+", "-", Path(table.name).name).strip("-")[:40] or "table"
-    place = Path(folder) / f"{short}-{role}-{made_from['rows']}-{made_from['space']}"
+    place = Path(folder) / f"{short}-{role}-{modality}-{made_from['rows']}-{made_from['space']}"
     kept = _kept(place, made_from, len(table))
     if kept is not None:
         return kept
     with atomic_folder(place, replace=True) as temporary:
-        sparse, blocks = _looked_at(_embedded(space, table, role), geometry)
+        sparse, blocks = _looked_at(_embedded(space, table, role, modality), geometry)
         if sparse:
             SparseIndex.of_blocks(blocks, geometry, made_from).write(temporary)
         else:
@@ -91,11 +96,11 @@ def _kept(place: Path, made_from: dict[str, str], n_rows: int) -> Index | Sparse
     return index if index.made_from == made_from and len(index) == n_rows else None
 
 
-def _embedded(space: Space, table: Table, role: str) -> Iterator[np.ndarray]:
+def _embedded(space: Space, table: Table, role: str, modality: str) -> Iterator[np.ndarray]:
     for start in range(0, len(table), _BLOCK):
         stop = min(start + _BLOCK, len(table))
         cells = table.rows(range(start, stop))[role]
-        vectors = space.encode(cells, space.modality_for(role, cells[0]))
+        vectors = space.encode(cells, modality)
         yield searchable(
             vectors,
             space.geometry,
@@ -112,5 +117,5 @@ def _remove_stale(folder: Path, place: Path, made_from: dict[str, str]) -> None:
         except ArtefactError:
             continue
         source = told.get("made_from", {}) if isinstance(told, dict) else {}
-        if (source.get("table"), source.get("role")) == (made_from["table"], made_from["role"]):
+        if all(source.get(what) == made_from[what] for what in ("table", "role", "modality")):
             shutil.rmtree(other, ignore_errors=True)

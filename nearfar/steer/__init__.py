@@ -1,1 +1,1 @@
-"""What is done with a language model after training: decoding, editing."""
+"""What is done with a model after training: decoding, editing, drawing anew."""

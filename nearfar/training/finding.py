@@ -67,6 +67,10 @@ class Finding:
         later = range(step + 1, self.steps)
         return next((s for s in later if any(self._due(o, s) for o in OCCASIONS)), self.steps)
 
+    def begins_epoch(self, step: int) -> bool:
+        """Whether a step is the first one with a batch of its epoch."""
+        return step == 0 or self._epoch(step) > self._epoch(step - 1)
+
     def again(self, place: Path, done: int) -> None:
         """Find again what the run had found when it wrote the checkpoint `place` after `done` steps."""
         now = copied(self.method.state_dict())
@@ -83,9 +87,7 @@ class Finding:
         return step * self.settings.accumulate // self.per_epoch
 
     def _due(self, occasion: Occasion, step: int) -> bool:
-        if occasion == "refresh":
-            return step in self.refreshes
-        return step == 0 or self._epoch(step) > self._epoch(step - 1)
+        return step in self.refreshes if occasion == "refresh" else self.begins_epoch(step)
 
     def _find(self, occasion: Occasion, step: int) -> None:
         if self.settings.checkpoint_every and self._looks[occasion]:

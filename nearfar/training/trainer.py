@@ -138,6 +138,9 @@ class _Trainer:
                 shown.done = done
                 while done < self.steps and run.stopped is None:
                     self.finding.before(done)
+                    if self.finding.begins_epoch(done):
+                        for side in self.sides:
+                            side.begin_epoch()
                     for batches in ahead(self._batches, range(done, self.finding.next_after(done))):
                         set_stage(self.method, self.optimisers, done / self.steps)
                         facts = self._step(batches, done)

@@ -30,6 +30,7 @@ class Side:
         optimiser: holds the parameters that it moves.
         prepared: the same as Fabric steps it.
         times: how often in a row it learns at every step.
+        fresh: whether the optimiser begins anew at every epoch.
     """
 
     name: str
@@ -37,6 +38,12 @@ class Side:
     optimiser: torch.optim.Optimizer
     prepared: _FabricOptimizer
     times: int = 1
+    fresh: bool = False
+
+    def begin_epoch(self) -> None:
+        """Forget the moments of the epoch before, where they are to be forgotten."""
+        if self.fresh:
+            self.optimiser.state.clear()
 
     def shown(self, term: str) -> str:
         """A loss term under the name that the log gives it."""
@@ -77,7 +84,8 @@ def make_sides(method: Method, settings: Settings, fabric: Fabric) -> list[Side]
         whole = None if type(method).loss is Method.loss else method.loss
         return [Side("", whole, *_optimiser(method, settings, fabric, None))]
     return [
-        Side(turn.name, turn.loss, *_optimiser(method, settings, fabric, turn), turn.times) for turn in turns
+        Side(turn.name, turn.loss, *_optimiser(method, settings, fabric, turn), turn.times, turn.fresh)
+        for turn in turns
     ]
 
 

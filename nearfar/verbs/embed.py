@@ -29,6 +29,7 @@ def embed(
     on_bad_row: OnBadRow = "error",
     batch_size: int = 64,
     overwrite: bool = False,
+    modality: str | None = None,
 ) -> Path:
     """Write one row for each row of the table: `row` (its number), a vector for each role that the space
     reads, and the table's labels, scores and identities.
@@ -43,6 +44,7 @@ def embed(
         on_bad_row: "error" or "skip".
         batch_size: rows encoded at once.
         overwrite: replace `out` where it exists.
+        modality: what reads a column that several modalities of the space can read; None means the first.
 
     Raises:
         ArtefactError: `out` exists, or its parts belong to another space or table.
@@ -54,8 +56,8 @@ def embed(
         space = Space.load(space)
     if not isinstance(table, Table):
         table = read_table(str(table), columns=columns, on_bad_row=on_bad_row)
-    roles = _readable(space, table)
-    parts = _parts_folder(out, space, table, overwrite)
+    roles = _readable(space, table, modality)
+    parts = _parts_folder(out, space, table, roles, overwrite)
     with progress("embedding", len(table)) as shown:
         for number, start in enumerate(range(0, len(table), WINDOW)):
             part = parts / f"{number:08d}.parquet"
@@ -68,12 +70,14 @@ def embed(
     return out
 
 
-def _readable(space: Space, table: Table) -> dict[str, str]:
+def _readable(space: Space, table: Table, preferred: str | None) -> dict[str, str]:
     """Role -> modality for every role of the table that the space reads."""
     kinds = {encoder.kind for encoder in space.encoders.values()}
     first = table.rows([0])
     found = {
-        role: space.modality_for(role, first[role][0]) for role, kind in table.kinds.items() if kind in kinds
+        role: space.modality_for(role, first[role][0], preferred)
+        for role, kind in table.kinds.items()
+        if kind in kinds
     }
     if not found:
         columns = ", ".join(f"{role} ({kind.name})" for role, kind in table.kinds.items())
@@ -83,9 +87,15 @@ def _readable(space: Space, table: Table) -> dict[str, str]:
     return found
 
 
-def _parts_folder(out: Path, space: Space, table: Table, overwrite: bool) -> Path:
+def _parts_folder(out: Path, space: Space, table: Table, roles: Mapping[str, str], overwrite: bool) -> Path:
     parts = out.with_name(out.name + ".parts")
-    identity = {"space": space.fingerprint, "table": table.fingerprint, "rows": len(table), "window": WINDOW}
+    identity = {
+        "space": space.fingerprint,
+        "table": table.fingerprint,
+        "rows": len(table),
+        "window": WINDOW,
+        "roles": dict(roles),
+    }
     if (parts / "identity.json").exists() and read_json(parts / "identity.json") != identity:
         if any(parts.glob("*.parquet")) and not overwrite:
             raise ArtefactError(

@@ -35,6 +35,7 @@ def measure(
     on_bad_row: OnBadRow = "error",
     report: Path | str | None = None,
     batch_size: int = 64,
+    modality: str | None = None,
 ) -> dict[str, Measurement]:
     """Measure a space on a table, or bare embeddings.
 
@@ -53,6 +54,7 @@ def measure(
         on_bad_row: "error" or "skip".
         report: where to write a page with pictures; None writes none.
         batch_size: rows encoded at once.
+        modality: what reads a column that several modalities of the space can read; None means the first.
 
     Returns:
         name -> measurement.
@@ -60,7 +62,9 @@ def measure(
     if isinstance(space, (str, Path)) and _is_space(space):
         space = Space.load(space)
     geometry = space.geometry if isinstance(space, Space) else "cosine"
-    z, others, cells = embedded(space, table, columns=columns, on_bad_row=on_bad_row, batch_size=batch_size)
+    z, others, cells = embedded(
+        space, table, columns=columns, on_bad_row=on_bad_row, batch_size=batch_size, modality=modality
+    )
     measured = measure_embeddings(z, others, identity=cells, geometry=geometry)
     if isinstance(space, Space):
         measured |= measure_language(space, cells, by_layer=True)
@@ -85,6 +89,7 @@ def embedded(
     columns: Mapping[str, str] | None = None,
     on_bad_row: OnBadRow = "error",
     batch_size: int = 64,
+    modality: str | None = None,
 ) -> Embedded:
     """What `measure` looks at; see there for the arguments."""
     of_file = isinstance(space, (str, Path)) and not _is_space(space)
@@ -114,10 +119,11 @@ def embedded(
         return z, others, cells
     if table is None:
         raise ArgumentError("a space is measured on examples: give a table as well")
-    return encoded(space if isinstance(space, Space) else Space.load(space), table, batch_size=batch_size)
+    space = space if isinstance(space, Space) else Space.load(space)
+    return encoded(space, table, batch_size=batch_size, preferred=modality)
 
 
-def encoded(space: Space, table: Table, *, batch_size: int = 64) -> Embedded:
+def encoded(space: Space, table: Table, *, batch_size: int = 64, preferred: str | None = None) -> Embedded:
     """Encode every role of a table that a space can read, and find the clusters of the first, if it has any."""
     z: dict[str, np.ndarray] = {}
     others: dict[str, list[Any]] = {}
@@ -131,7 +137,7 @@ def encoded(space: Space, table: Table, *, batch_size: int = 64) -> Embedded:
         taken.add(column)
         if kind in readable:
             cells[role] = table.column(role)
-            modality = space.modality_for(role, cells[role][0])
+            modality = space.modality_for(role, cells[role][0], preferred)
             z[role] = space.encode(cells[role], modality, batch_size=batch_size)
         elif kind not in EXAMPLES:
             others[role] = _named(table, role)

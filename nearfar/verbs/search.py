@@ -56,7 +56,8 @@ def search_table(
         sets: name -> examples of what it means: a table's source, such as a text file of one a line, or a list.
         k: answers for each query.
         role: the column searched; None takes `positive` where there is one, else the first readable one.
-        modality: what reads the queries, or the examples of the sets; None tells it by their type.
+        modality: what reads the queries or the examples of the sets, and the column where it can; None tells it by
+            their type.
         columns: role -> column, where names do not tell.
         on_bad_row: "error" or "skip".
         folder: where indexes are kept; None means `indexes` inside the space's folder.
@@ -76,7 +77,7 @@ def search_table(
     if not isinstance(table, Table):
         table = read_table(str(table), columns=columns, on_bad_row=on_bad_row)
     role = role or _searched(space, table)
-    index = cached_index(space, table, role, folder)
+    index = cached_index(space, table, role, folder, modality)
     if sets is None:
         scores, ids = index.search(
             _encoded(space, [_node(space, table, query) for query in queries], modality), k
