@@ -30,7 +30,8 @@ HEAD = """\
 Every method that `nearfar fit` knows, with what its small experiment showed. A verdict is about that
 experiment, not about the paper: *held* means that the 95% interval of the paired difference over seeds
 lies on the side that the claim says, *contradicted* that it lies on the other side, *not shown* that it
-holds 0. With several claims, the method's verdict is that of the first, its main one."""
+holds 0. With several claims, the method's verdict is that of the first, its main one. Most experiments shared the
+machine with other work: their seconds tell orders of magnitude, and peak memory holds."""
 
 Result = Mapping[str, Any]
 """What `nearfar reproduce` wrote for one method."""
