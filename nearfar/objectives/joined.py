@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-_PLACE: ContextVar[tuple[int, int] | None] = ContextVar("place among the processes that hold the same rows")
+_PLACE: ContextVar[tuple[int, int] | None] = ContextVar(
+    "place among processes of the same rows", default=None
+)
 
 
 @contextmanager
