@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from nearfar.data.kinds import Vector
-from nearfar.encoders.encoder import Encoder, Features
-from nearfar.encoders.settings import read_settings, read_weights, write_settings, write_weights
+from nearfar.encoders.encoder import Features
+from nearfar.encoders.settings import MadeOfSettings
 from nearfar.errors import ArgumentError, check_between
 
 
-class GivenVectors(Encoder):
+class GivenVectors(MadeOfSettings):
     """Features are the vectors of the table: for heads that stand on embeddings made elsewhere.
 
     Args:
@@ -31,7 +30,7 @@ class GivenVectors(Encoder):
     def __init__(self, width: int) -> None:
         super().__init__()
         check_between(1, float("inf"), width=width)
-        self.dim = width
+        self.dim, self._settings = width, {"width": width}
 
     def prepare(self, rows: Sequence[Any]) -> dict[str, Tensor]:
         """Stack B vectors.
@@ -56,24 +55,3 @@ class GivenVectors(Encoder):
         values = inputs["values"]
         mask = torch.ones(len(values), 1, dtype=torch.bool, device=values.device)
         return Features(values.unsqueeze(1), mask, values)
-
-    def settings(self) -> dict[str, Any]:
-        """The arguments it was made with."""
-        return {"width": self.dim}
-
-    def save(self, folder: Path) -> None:
-        """Write the settings; there are no weights, and their file says so."""
-        write_weights(folder, self)
-        write_settings(folder, self)
-
-    @classmethod
-    def load(cls, folder: Path) -> Self:
-        """Read what `save` wrote.
-
-        Raises:
-            ArtefactError: the folder is incomplete, broken or of another encoder.
-        """
-        _, settings = read_settings(folder, expected=cls.__name__)
-        encoder = cls(**settings)
-        read_weights(folder, encoder)
-        return encoder.eval()

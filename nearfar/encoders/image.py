@@ -14,7 +14,11 @@ from nearfar.data.kinds import Image
 from nearfar.encoders.encoder import Encoder, Features
 from nearfar.encoders.pictures import PictureSize, pixels, plan_of, read_preprocessor
 from nearfar.encoders.pretrained import freeze_pooler, load_model, model_folder, refuse_code, save_model
-from nearfar.encoders.settings import read_settings, read_weights, write_settings, write_weights
+from nearfar.encoders.settings import (
+    MadeOfSettings,
+    read_settings,
+    write_settings,
+)
 from nearfar.errors import ArgumentError
 from nearfar.files import write_json
 
@@ -70,7 +74,7 @@ def grid_features(grid: Tensor) -> Features:
     return Features(tokens, mask, tokens.mean(dim=1))
 
 
-class ConvNet(PictureEncoder):
+class ConvNet(MadeOfSettings, PictureEncoder):
     """Blocks of 3x3 convolution, norm and ReLU; each is twice as wide as the one before.
 
     The first block keeps the grid, the others halve it while it stays at least `SMALLEST_GRID` wide:
@@ -112,7 +116,7 @@ class ConvNet(PictureEncoder):
         if pooling not in ("mean", "places"):
             raise ArgumentError(f"pooling={pooling!r} is unknown: choose mean or places")
         super().__init__(PictureSize(height, across), mean, std)
-        self._settings: dict[str, Any] = {"size": size if isinstance(size, int) else list(size)}
+        self._settings = {"size": size if isinstance(size, int) else list(size)}
         self._settings |= {"width": width, "blocks": blocks, "norm": norm}
         self._settings |= {"mean": list(mean), "std": list(std)}
         layers: list[nn.Module] = []
@@ -167,27 +171,6 @@ class ConvNet(PictureEncoder):
         if self.pooling == "places":
             features.pooled = features.tokens.flatten(1)
         return features
-
-    def settings(self) -> dict[str, Any]:
-        """The arguments it was made with."""
-        return dict(self._settings)
-
-    def save(self, folder: Path) -> None:
-        """Write weights and settings."""
-        write_weights(folder, self)
-        write_settings(folder, self)
-
-    @classmethod
-    def load(cls, folder: Path) -> Self:
-        """Read what `save` wrote.
-
-        Raises:
-            ArtefactError: the folder is incomplete, broken or of another encoder.
-        """
-        _, settings = read_settings(folder, expected=cls.__name__)
-        encoder = cls(**settings)
-        read_weights(folder, encoder)
-        return encoder.eval()
 
 
 class TransformersImage(PictureEncoder):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Self
 
 import torch
@@ -13,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from nearfar.data.kinds import Text
-from nearfar.encoders.encoder import Encoder, Features
-from nearfar.encoders.settings import read_settings, read_weights, write_settings, write_weights
+from nearfar.encoders.encoder import Features
+from nearfar.encoders.settings import MadeOfSettings
 from nearfar.errors import ArgumentError
 
 WORD = re.compile(r"[^\W\d_]{2,}")
@@ -28,7 +27,7 @@ def words_of(text: str) -> list[str]:
     return WORD.findall(text.lower())
 
 
-class BagOfWords(Encoder):
+class BagOfWords(MadeOfSettings):
     """Counts of the words of a vocabulary through one layer: softplus(W x + b).
 
     Args:
@@ -47,6 +46,7 @@ class BagOfWords(Encoder):
         if not vocabulary or dim < 1:
             raise ArgumentError(f"a bag of words needs words and a width, got {len(vocabulary)} and {dim}")
         self.vocabulary, self.dim = list(vocabulary), dim
+        self._settings = {"vocabulary": self.vocabulary, "dim": dim, "dropout": dropout}
         self._rank = {word: number for number, word in enumerate(self.vocabulary)}
         self.layer, self.dropout = nn.Linear(len(self.vocabulary), dim), nn.Dropout(dropout)
         self.unknown = 0
@@ -96,24 +96,3 @@ class BagOfWords(Encoder):
         if not self.unknown:
             return None
         return f"{self.unknown} texts hold no word of the vocabulary: nothing is known of what they are about"
-
-    def settings(self) -> dict[str, Any]:
-        """The arguments it was made with."""
-        return {"vocabulary": self.vocabulary, "dim": self.dim, "dropout": self.dropout.p}
-
-    def save(self, folder: Path) -> None:
-        """Write weights and vocabulary."""
-        write_weights(folder, self)
-        write_settings(folder, self)
-
-    @classmethod
-    def load(cls, folder: Path) -> Self:
-        """Read what `save` wrote.
-
-        Raises:
-            ArtefactError: the folder is incomplete, broken or of another encoder.
-        """
-        _, settings = read_settings(folder, expected=cls.__name__)
-        encoder = cls(**settings)
-        read_weights(folder, encoder)
-        return encoder.eval()
