@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from nearfar.encoders.text import TransformerText
+from nearfar.encoders.masked import MaskedText
 from nearfar.errors import ArgumentError
-from nearfar.heads.language import MLMHead
+from nearfar.heads.language import IGNORED, MLMHead
 from nearfar.method import Batch
 from nearfar.methods.sentence.mlm import MLM
-from nearfar.views.token_masks import IGNORED, mask_tokens
+from nearfar.views.token_masks import mask_tokens
 
 TEXTS = ["rain", "snow fell on the old town", "fog in the valley", "hail and wind and a cold night"]
 MASK, VOCABULARY = 3, 1000
@@ -26,13 +26,13 @@ def generator(seed: int = 0) -> torch.Generator:
 
 
 @pytest.fixture(scope="module")
-def shared() -> TransformerText:
+def shared() -> MaskedText:
     torch.manual_seed(0)
-    return TransformerText.tiny(TEXTS, layers=1, dim=32, heads=2, ffn=48, max_length=16)
+    return MaskedText.tiny(TEXTS, layers=1, dim=32, heads=2, ffn=48, max_length=16)
 
 
 @pytest.fixture
-def encoder(shared: TransformerText) -> TransformerText:
+def encoder(shared: MaskedText) -> MaskedText:
     return copy.deepcopy(shared)
 
 
@@ -108,7 +108,7 @@ def test_every_split_can_be_had() -> None:
 # -- the method ------------------------------------------------------------------------------------
 
 
-def test_special_and_padding_tokens_are_never_chosen(encoder: TransformerText) -> None:
+def test_special_and_padding_tokens_are_never_chosen(encoder: MaskedText) -> None:
     batch = prepared(MLM(encoder, share=1.0), [*TEXTS, "rain [MASK] rain"])
     inputs = encoder.prepare([*TEXTS, "rain [MASK] rain"])
     special = torch.isin(inputs["ids"], torch.tensor(encoder.tokenizer.all_special_ids))
@@ -120,7 +120,7 @@ def test_special_and_padding_tokens_are_never_chosen(encoder: TransformerText) -
 
 
 def test_the_mask_is_that_of_the_tokenizer_and_random_words_are_of_its_vocabulary(
-    encoder: TransformerText,
+    encoder: MaskedText,
 ) -> None:
     batch = prepared(MLM(encoder, share=1.0), TEXTS * 40)
     chosen = batch["labels"] != IGNORED
@@ -129,27 +129,29 @@ def test_the_mask_is_that_of_the_tokenizer_and_random_words_are_of_its_vocabular
     assert int(hidden.max()) < len(encoder.tokenizer)
 
 
-def test_the_share_is_that_of_the_paper(encoder: TransformerText) -> None:
+def test_the_share_is_that_of_the_paper(encoder: MaskedText) -> None:
     assert inspect.signature(MLM.__init__).parameters["share"].default == 0.15
     batch = prepared(MLM(encoder), [TEXTS[3]] * 500)
     words = int(encoder.prepare([TEXTS[3]])["mask"].sum()) - 2
     assert int((batch["labels"] != IGNORED).sum()) / (500 * words) == pytest.approx(0.15, abs=0.025)
 
 
-def test_the_loss_is_the_mean_over_chosen_places_only(encoder: TransformerText) -> None:
+def test_the_loss_is_the_mean_over_chosen_places_only(encoder: MaskedText) -> None:
     method = MLM(encoder, share=0.5).eval()
     batch = prepared(method)
     states = encoder(batch["text"]).tokens
-    logits = method.head(states, encoder.model.get_input_embeddings().weight)
+    logits = method.encoder.head(states, encoder.model.get_input_embeddings().weight)
     expected = functional.cross_entropy(logits.flatten(0, 1), batch["labels"].flatten(), ignore_index=-100)
     terms = method.loss(batch)
     assert list(terms) == ["mlm"]
     torch.testing.assert_close(terms["mlm"], expected, rtol=1e-4, atol=1e-5)
 
 
-def test_the_output_matrix_is_that_of_the_input_and_learns(encoder: TransformerText) -> None:
+def test_the_output_matrix_is_that_of_the_input_and_learns(encoder: MaskedText) -> None:
     method = MLM(encoder, share=0.5)
-    assert not any(p.numel() >= encoder.dim * len(method.head.bias) for p in method.head.parameters())
+    assert not any(
+        p.numel() >= encoder.dim * len(method.encoder.head.bias) for p in method.encoder.head.parameters()
+    )
     batch = prepared(method, TEXTS[3:])
     assert bool((batch["labels"] != IGNORED).any())
     method.loss(batch)["mlm"].backward()
@@ -161,7 +163,7 @@ def test_the_output_matrix_is_that_of_the_input_and_learns(encoder: TransformerT
     assert bool((gradient[unseen].abs().sum(1) > 0).all()), (
         "words that were not read are still predicted against"
     )
-    assert all(p.grad is not None and bool((p.grad != 0).any()) for p in method.head.parameters())
+    assert all(p.grad is not None and bool((p.grad != 0).any()) for p in encoder.head.parameters())
 
 
 def test_the_head_is_the_formula() -> None:
@@ -176,27 +178,27 @@ def test_the_head_is_the_formula() -> None:
     torch.testing.assert_close(head(states, embeddings), normed @ embeddings.T + torch.arange(11.0))
 
 
-def test_a_batch_in_which_nothing_was_drawn_costs_nothing(encoder: TransformerText) -> None:
+def test_a_batch_in_which_nothing_was_drawn_costs_nothing(encoder: MaskedText) -> None:
     method = MLM(encoder, share=1e-9)
     loss = method.loss(prepared(method))["mlm"]
     assert loss.item() == 0
     loss.backward()
-    assert float(method.head.bias.grad.abs().sum()) == 0
+    assert float(method.encoder.head.bias.grad.abs().sum()) == 0
 
 
-def test_what_is_left_is_the_encoder_and_no_negatives_are_counted(encoder: TransformerText) -> None:
+def test_what_is_left_is_the_encoder_and_no_negatives_are_counted(encoder: MaskedText) -> None:
     method = MLM(encoder)
     assert method.space().encoders == {"text": encoder}
     assert method.space().heads == {}
     assert method.negatives(64) == 0
 
 
-def test_a_tokenizer_without_a_mask_is_refused(encoder: TransformerText) -> None:
+def test_a_tokenizer_without_a_mask_is_refused(encoder: MaskedText) -> None:
     encoder.tokenizer.mask_token = None
     with pytest.raises(ArgumentError, match="mask token"):
-        MLM(encoder)
+        MaskedText(encoder.model, encoder.tokenizer, max_length=16)
 
 
-def test_a_share_of_tokens_out_of_range_is_refused(encoder: TransformerText) -> None:
+def test_a_share_of_tokens_out_of_range_is_refused(encoder: MaskedText) -> None:
     with pytest.raises(ArgumentError, match="share must be between 0 and 1"):
         MLM(encoder, share=1.5)

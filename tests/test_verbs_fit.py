@@ -227,9 +227,15 @@ def test_forms_of_an_encoder(pairs_csv: Path, encoder: str, tmp_path: Path, form
     assert (made.fingerprint == same) == (form != "tiny")
 
 
-def test_a_folder_that_is_no_encoder_is_named(pairs_csv: Path, encoder: str) -> None:
-    with pytest.raises(ArtefactError, match=r"space is no model folder: config\.json is missing"):
-        fit("simcse", pairs_csv, encoder=str(Path(encoder).parent), **SHORT)
+def test_a_folder_that_is_no_encoder_is_named(pairs_csv: Path, encoder: str, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ArtefactError, match=r"empty is no model folder: config\.json is missing"):
+        fit("simcse", pairs_csv, encoder=str(tmp_path / "empty"), **SHORT)
+
+
+def test_a_space_gives_the_encoder_that_reads_what_is_asked_for(pairs_csv: Path, encoder: str) -> None:
+    same = fit("simcse", pairs_csv, encoder=encoder, **SHORT).fingerprint
+    assert fit("simcse", pairs_csv, encoder=str(Path(encoder).parent), **SHORT).fingerprint == same
 
 
 @pytest.mark.parametrize(

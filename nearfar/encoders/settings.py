@@ -35,15 +35,15 @@ def read_settings(folder: Path, expected: str | None = None) -> tuple[str, dict[
     return name, content["settings"]
 
 
-def write_weights(folder: Path, module: nn.Module) -> None:
+def write_weights(folder: Path, module: nn.Module, file: str = WEIGHTS) -> None:
     """Write the parameters and buffers of `module` as safetensors."""
     from safetensors.torch import save_file
 
     state = {name: value.detach().cpu().contiguous() for name, value in module.state_dict().items()}
-    save_file(state, folder / WEIGHTS)
+    save_file(state, folder / file)
 
 
-def read_weights(folder: Path, module: nn.Module) -> None:
+def read_weights(folder: Path, module: nn.Module, file: str = WEIGHTS) -> None:
     """Read what `write_weights` wrote into `module`.
 
     Raises:
@@ -53,11 +53,11 @@ def read_weights(folder: Path, module: nn.Module) -> None:
     from safetensors.torch import load_file
 
     try:
-        module.load_state_dict(load_file(folder / WEIGHTS))
+        module.load_state_dict(load_file(folder / file))
     except FileNotFoundError:
-        raise ArtefactError(f"{folder / WEIGHTS} is missing: the folder is incomplete") from None
+        raise ArtefactError(f"{folder / file} is missing: the folder is incomplete") from None
     except (SafetensorError, RuntimeError) as broken:
-        raise ArtefactError(f"{folder / WEIGHTS} does not fit {type(module).__name__}: {broken}") from None
+        raise ArtefactError(f"{folder / file} does not fit {type(module).__name__}: {broken}") from None
 
 
 class MadeOfSettings(Encoder):

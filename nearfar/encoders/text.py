@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Self
 
@@ -26,6 +26,7 @@ from nearfar.encoders.pretrained import (
 )
 from nearfar.encoders.sentence_folder import read_sentence_folder, write_sentence_folder
 from nearfar.encoders.settings import read_settings, write_settings
+from nearfar.encoders.taps import attention_weights, edited_embeddings
 from nearfar.encoders.wordpiece import train_wordpiece
 from nearfar.errors import ArgumentError, ArtefactError
 from nearfar.heads.pool import needs_layers, pool
@@ -249,21 +250,32 @@ class TransformerText(Encoder):
                 yield [start + i for i in group], self._stack(batch, with_mask=padded)
 
     def forward(
-        self, inputs: dict[str, Tensor], *, layers: bool = False, attention: bool = False
+        self,
+        inputs: dict[str, Tensor],
+        *,
+        layers: bool = False,
+        attention: bool = False,
+        edit: Callable[[Tensor], Tensor] | None = None,
     ) -> Features:
         """Encode token numbers.
 
         Args:
             inputs: "ids" [B, L] and "mask" [B, L], which may be absent where nothing is padded.
-            layers: whether to return the states of every layer.
-            attention: whether to return attention weights, [B, heads, L, L] of every layer.
+            layers: whether to return the states of every layer, and before them the output of the embedding layer.
+            attention: whether to return attention weights after their dropout, [B, heads, L, L] of every layer.
+            edit: what to make of the output of the embedding layer [B, L, d] (words and positions, after norm and
+                dropout) before the first layer reads it.
+
+        Raises:
+            ArgumentError: an edit for a model of transformers whose embedding layer is not named `embeddings`.
         """
         mask = inputs.get("mask")
-        if mask is not None and mask.device.type == "cpu" and not (layers or attention):
+        if mask is not None and mask.device.type == "cpu" and not (layers or attention or edit):
             groups = near_length_groups(mask.sum(1).tolist())
             if len(groups) > 1:
                 return self._by_length(inputs["ids"], mask, groups)
-        return self._at_once(inputs["ids"], mask, layers, attention)
+        with edited_embeddings(self.trunk, edit) if edit else nullcontext():
+            return self._at_once(inputs["ids"], mask, layers, attention)
 
     def _by_length(self, ids: Tensor, mask: Tensor, groups: list[list[int]]) -> Features:
         """Encode rows of similar length together, so that a batch of mixed lengths has little padding."""
@@ -276,7 +288,7 @@ class TransformerText(Encoder):
         return joined(parts, groups, mask)
 
     def _at_once(self, ids: Tensor, given: Tensor | None, layers: bool, attention: bool) -> Features:
-        with _attention_weights(self.model) if attention else nullcontext():
+        with attention_weights(self.model) if attention else nullcontext():
             out = self.trunk(
                 input_ids=ids,
                 attention_mask=given,
@@ -291,6 +303,12 @@ class TransformerText(Encoder):
             pooled = functional.normalize(pooled, dim=-1)
         weights = tuple(out.attentions or ()) if attention else ()
         return Features(tokens, mask, pooled, states if layers else (), weights)
+
+    def choose_pooling(self, pooling: str, default: str = "cls") -> None:
+        """Pool as `pooling` says; "own" keeps what its folder or its user named, and is `default` where none did."""
+        if pooling != "own" or not self.pooling_is_own:
+            self.pooling = default if pooling == "own" else pooling
+            needs_layers(self.pooling)
 
     def settings(self) -> dict[str, Any]:
         """Pooling, limit and scaling."""
@@ -318,17 +336,6 @@ class TransformerText(Encoder):
         encoder = cls(cls.read_model(folder), load_tokenizer(folder), **settings)
         encoder.pooling_is_own = True
         return encoder
-
-
-@contextmanager
-def _attention_weights(model: Any) -> Iterator[None]:
-    # The fused kernels never have the weights as a matrix.
-    usual = model.config._attn_implementation
-    model.set_attn_implementation("eager")
-    try:
-        yield
-    finally:
-        model.set_attn_implementation(usual)
 
 
 def _lower_case(tokenizer: Any) -> None:

@@ -6,6 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+IGNORED = -100
+"""Label of a position that is not to be predicted (PyTorch's `ignore_index`)."""
+
 
 class MLMHead(nn.Module):
     """Hidden states to logits over the vocabulary, with the input embeddings as output matrix.
@@ -17,14 +20,15 @@ class MLMHead(nn.Module):
     Args:
         dim: width of the states.
         vocabulary: rows of E.
+        eps: of the norm.
     """
 
-    def __init__(self, dim: int, vocabulary: int) -> None:
+    def __init__(self, dim: int, vocabulary: int, eps: float = 1e-5) -> None:
         super().__init__()
         self.dense = nn.Linear(dim, dim)
-        self.norm = nn.LayerNorm(dim)
+        self.norm = nn.LayerNorm(dim, eps=eps)
         self.bias = nn.Parameter(torch.zeros(vocabulary))
 
     def forward(self, states: Tensor, embeddings: Tensor) -> Tensor:
-        """States [N, d] and E [V, d] to logits [N, V]."""
+        """States [..., d] and E [V, d] to logits [..., V]."""
         return functional.linear(self.norm(functional.gelu(self.dense(states))), embeddings, self.bias)

@@ -16,6 +16,7 @@ import pandas as pd
 from nearfar.data.source import cache_folder
 from nearfar.data.table import Table
 from nearfar.encoders import load_encoder
+from nearfar.encoders.masked import MaskedText
 from nearfar.encoders.text import TransformerText
 from nearfar.experiment import DataFolder
 from nearfar.files import atomic_folder
@@ -28,7 +29,7 @@ SETTINGS: dict[str, Any] = {
     "max_length": 32,
     "seed": 0,
 }
-VERSION = 2
+VERSION = 3
 """Raised when this recipe changes, so that cached encoders of the old one are not taken."""
 
 
@@ -55,14 +56,19 @@ def pretraining_texts(data: DataFolder) -> list[str]:
 
 
 def tiny_mlm(data: DataFolder) -> TransformerText:
-    """The base encoder, trained at the first call and cached by its data and settings."""
+    """The base encoder alone, trained at the first call and cached by its data and settings."""
+    return tiny_masked(data).plain()
+
+
+def tiny_masked(data: DataFolder) -> MaskedText:
+    """The base encoder with its head over the vocabulary."""
     texts = pretraining_texts(data)
     identity = json.dumps([VERSION, SETTINGS]) + "\n".join(texts)
     place = cache_folder() / "encoders" / f"tiny-mlm-{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
     if not place.exists():
         _train(texts, place)
     encoder = load_encoder(place)
-    assert isinstance(encoder, TransformerText)
+    assert isinstance(encoder, MaskedText)
     return encoder
 
 

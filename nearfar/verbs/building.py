@@ -13,15 +13,17 @@ import torch
 from nearfar.data.checks import require_labels
 from nearfar.data.kinds import ENCODED, Audio, Kind, Label, Reading, Text, Vector, accepted
 from nearfar.data.table import Table
-from nearfar.encoders import make_encoder
+from nearfar.encoders import Form, make_encoder
 from nearfar.encoders.causal import CausalText
 from nearfar.encoders.encoder import Encoder
+from nearfar.encoders.masked import MaskedText
 from nearfar.errors import ArgumentError, TableError
 from nearfar.method import Method
 from nearfar.methods import entry, method_class
 from nearfar.verbs.measure import MEASURED
 
 MOST_EXAMPLES: dict[type[Kind], int] = {Text: 500_000, Audio: 100}
+_FORMS: dict[Any, Form] = {CausalText: "causal", MaskedText: "masked"}
 FEW_EXAMPLES = 2_000
 """Rows, evenly from the table, that an encoder from scratch learns its vocabulary (texts), scale or rate from."""
 
@@ -177,8 +179,8 @@ def build_method(
                 seen or table, kind, [role] if several and kind is Vector else list(table.kinds)
             )
         made = _of_its_own(cls, argument, examples, seed)
-        causal = get_type_hints(cls.__init__).get(argument) is CausalText
-        made = made or make_encoder(spec, kind, examples, max_length=max_length, seed=seed, causal=causal)
+        form = _FORMS.get(get_type_hints(cls.__init__).get(argument), "encoder")
+        made = made or make_encoder(spec, kind, examples, max_length=max_length, seed=seed, form=form)
         if hint := _mismatch(cls, argument, made):
             raise ArgumentError(f"{name} needs {hint} for column role {role!r}")
         if several:

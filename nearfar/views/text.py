@@ -10,7 +10,7 @@ from nearfar.errors import ArgumentError
 _DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 
 
-def dropout_twins(encoder: Encoder, inputs: dict[str, Tensor], n: int = 2) -> list[Features]:
+def dropout_twins(encoder: Encoder, inputs: dict[str, Tensor], n: int = 2, **taps: bool) -> list[Features]:
     """Encode every example `n` times in one forward pass of n * B rows, each under its own dropout mask.
 
     Gao, Yao, Chen. "SimCSE: Simple Contrastive Learning of Sentence Embeddings." EMNLP 2021, section 3.
@@ -19,6 +19,7 @@ def dropout_twins(encoder: Encoder, inputs: dict[str, Tensor], n: int = 2) -> li
         encoder: an encoder in training mode with dropout.
         inputs: what its `prepare` returned for B examples.
         n: number of twins, at least 2.
+        taps: what the encoder's `forward` is to return besides, such as `layers` or `attention`.
 
     Returns:
         `n` feature sets of B rows; row i of each is example i.
@@ -34,7 +35,7 @@ def dropout_twins(encoder: Encoder, inputs: dict[str, Tensor], n: int = 2) -> li
             f"dropout twins of {type(encoder).__name__} would be equal, because the encoder {reason}"
         )
     repeated = {name: value.repeat(n, *[1] * (value.dim() - 1)) for name, value in inputs.items()}
-    together = encoder(repeated)
+    together = encoder(repeated, **taps)
     size = len(together.pooled) // n
     return [_rows(together, slice(k * size, (k + 1) * size)) for k in range(n)]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-IGNORED = -100
-"""Label of a position that is not to be predicted (PyTorch's `ignore_index`)."""
+from nearfar.encoders.masked import MaskedText
+from nearfar.heads.language import IGNORED
 
 
 def mask_tokens(
@@ -42,3 +42,28 @@ def mask_tokens(
     hidden = torch.where(chosen & (fate < split[0]), torch.full_like(ids, mask_id), ids)
     hidden = torch.where(chosen & (fate >= split[0]) & (fate < split[0] + split[1]), random, hidden)
     return hidden, torch.where(chosen, ids, torch.full_like(ids, IGNORED))
+
+
+def hide_tokens(
+    encoder: MaskedText, inputs: dict[str, Tensor], share: float, generator: torch.Generator
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Hide tokens of prepared texts, as `mask_tokens`; special tokens and padding are never chosen.
+
+    Args:
+        encoder: whose mask token and vocabulary are used.
+        inputs: what its `prepare` returned for B texts.
+        share: probability of being chosen.
+        generator: all randomness.
+
+    Returns:
+        The inputs with hidden ids, and labels [B, L]: the original token where chosen, -100 elsewhere.
+    """
+    ids, labels = mask_tokens(
+        inputs["ids"],
+        inputs["mask"] & ~torch.isin(inputs["ids"], encoder.special_ids),
+        share=share,
+        mask_id=encoder.tokenizer.mask_token_id,
+        vocabulary=len(encoder.head.bias),
+        generator=generator,
+    )
+    return {**inputs, "ids": ids}, labels

@@ -56,8 +56,7 @@ class SimCSE(Method):
         head: Literal["tanh", "none"] = "tanh",
     ) -> None:
         super().__init__()
-        if pooling != "own" or not encoder.pooling_is_own:
-            encoder.pooling = "cls" if pooling == "own" else pooling
+        encoder.choose_pooling(pooling)
         self.encoder = encoder
         self.head = None
         if head == "tanh":

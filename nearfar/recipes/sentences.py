@@ -1,0 +1,124 @@
+"""What the experiments of the sentence methods share: texts, tests, and one way to train and measure an arm."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from nearfar.data.table import Table
+from nearfar.encoders.text import TransformerText
+from nearfar.experiment import DataFolder
+from nearfar.measures.alignment import alignment, uniformity
+from nearfar.measures.sts import sts
+from nearfar.method import Method
+from nearfar.recipes.tiny_mlm import captions, tiny_mlm, wiki
+from nearfar.space import Space
+from nearfar.training.settings import Settings
+from nearfar.training.trainer import train
+
+SETTINGS: dict[str, Any] = {"epochs": 1.0, "batch_size": 64, "learning_rate": 1e-3, "on_collapse": "warn"}
+"""Of all arms alike; the rate is for the small encoder, chosen among 1e-4 and 1e-3 by SimCSE on STS-B dev."""
+DEVIATIONS = (
+    "three-layer encoder of width 128, trained by masked language modelling only, in place of BERT-base",
+    "learning rate 1e-3 for the small encoder, chosen by SimCSE among 1e-4 and 1e-3 on STS-B dev and used in all "
+    "arms; the last weights are kept, not the best on STS-B dev",
+)
+"""In what all of these experiments differ from the papers."""
+Tests = dict[str, pd.DataFrame]
+"""Name of a test -> its pairs: sentence1, sentence2, score."""
+
+
+def sentences(data: DataFolder, count: int) -> Table:
+    """Unlabelled sentences, half captions and half of Wikipedia, no duplicates."""
+    found = [*captions(data)["caption1"].head(count // 2 + 100), *wiki(data)]
+    unique = list(dict.fromkeys(text for text in found if text.strip()))
+    return Table.from_columns({"text": unique[:count]}, name="captions and Wikipedia sentences")
+
+
+def caption_pairs(data: DataFolder, count: int) -> Table:
+    """Two captions of a picture, a row each."""
+    frame = captions(data).head(count)
+    columns = {"text": list(frame["caption1"]), "positive": list(frame["caption2"])}
+    return Table.from_columns(columns, name="two captions of a picture")
+
+
+def sts_tests(data: DataFolder, split: str = "test") -> Tests:
+    """STS-B (English) and SICK relatedness: pairs of one split, "dev" or "test"."""
+    stsb = pd.read_parquet(data.file("stsb_multi/stsb_multi.parquet"))
+    sick = pd.read_parquet(data.file("sick/sick.parquet"))
+    stsb = stsb[(stsb["lang"] == "en") & (stsb["split"] == split)]
+    sick = sick[sick["split"] == {"dev": "trial"}.get(split, split)]
+    return {"sts-b": stsb.reset_index(drop=True), "sick-r": sick.reset_index(drop=True)}
+
+
+def fingerprints(tests: Tests) -> dict[str, str]:
+    """Of the pairs of each test."""
+    return {
+        name: Table.from_columns(
+            {"text": list(f["sentence1"]), "positive": list(f["sentence2"]), "score": f["score"].tolist()}
+        ).fingerprint
+        for name, f in tests.items()
+    }
+
+
+def figures(space: Space, tests: Tests) -> dict[str, float]:
+    """Spearman correlation of every test; alignment and uniformity on STS-B."""
+    found: dict[str, float] = {}
+    for name, frame in tests.items():
+        one = space.encode(list(frame["sentence1"]))
+        two = space.encode(list(frame["sentence2"]))
+        scores = frame["score"].to_numpy()
+        found[name] = float(sts((one * two).sum(1), scores))
+        if name == "sts-b":
+            near = scores >= 4
+            found["alignment"] = alignment(one[near], two[near])
+            found["uniformity"] = uniformity(np.concatenate([one, two]))
+    return found
+
+
+def fitted(method: Method, table: Table, seed: int, **settings: Any) -> Space:
+    """The space of a method after training by `SETTINGS`, some of them replaced."""
+    train(method, table, Settings(seed=seed, **{**SETTINGS, **settings}))
+    return method.space()
+
+
+def untrained(data: DataFolder, tests: Tests, pooling: str) -> Callable[[int], dict[str, float]]:
+    """An arm: the base encoder as it is, under a pooling."""
+
+    def run(seed: int) -> dict[str, float]:
+        encoder = tiny_mlm(data)
+        encoder.pooling = pooling
+        return figures(Space({"text": encoder}), tests)
+
+    return run
+
+
+def trained(
+    data: DataFolder,
+    tests: Tests,
+    table: Table,
+    make: Callable[[Any], Method],
+    base: Callable[[DataFolder], TransformerText] = tiny_mlm,
+    **settings: Any,
+) -> Callable[[int], dict[str, float]]:
+    """An arm: a method made on the base encoder, trained on a table by `SETTINGS`.
+
+    Args:
+        data: the folder of larger data sets.
+        tests: what the space is measured on.
+        table: training rows.
+        make: encoder -> method.
+        base: the encoder; `tiny_masked` where its head over the vocabulary is needed.
+        settings: of training, in place of those in `SETTINGS`.
+    """
+
+    def run(seed: int) -> dict[str, float]:
+        encoder = base(data)
+        torch.manual_seed(seed)
+        return figures(fitted(make(encoder), table, seed, **settings), tests)
+
+    return run
