@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from nearfar.errors import ArgumentError
+
+if TYPE_CHECKING:
+    from nearfar.data.table import Table
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,49 @@ class Experiment:
     seeds: int = 3
     deviations: tuple[str, ...] = field(default=())
     packages: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Track:
+    """The part of a board whose methods train on the same rows.
+
+    Attributes:
+        table: training rows.
+        methods: that train on it; the first is the one that the others are held against.
+        left_out: method -> why it is not in this track.
+    """
+
+    table: Table
+    methods: tuple[str, ...]
+    left_out: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Board:
+    """A family of methods under equal conditions: the same rows, encoder, steps and seeds.
+
+    Attributes:
+        title: of its page.
+        tracks: name -> who trains on what.
+        tests: name -> what all of them are measured on.
+        encoder: folder of the encoder that all start from.
+        settings: of training, as `nearfar compare` takes them.
+        figures: columns of the table: name -> the measures (TEST/MEASURE) whose mean it is. The first is the one
+            that methods are told apart by.
+        across: names of two figures that the picture draws against each other.
+        seeds: how many.
+        remarks: what a reader must know of the conditions, in sentences.
+    """
+
+    title: str
+    tracks: Mapping[str, Track]
+    tests: Mapping[str, Table]
+    encoder: Path
+    settings: Mapping[str, Any]
+    figures: Mapping[str, tuple[str, ...]]
+    across: tuple[str, str]
+    seeds: int = 3
+    remarks: tuple[str, ...] = ()
 
 
 class DataFolder:

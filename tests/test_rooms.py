@@ -19,6 +19,7 @@ ROOMS = [
     "errors",
     "files",
     "progress",
+    "memory",
     "versions",
     "ops",
     "geometry",

@@ -17,6 +17,7 @@ from scipy.stats import ttest_rel
 
 from nearfar.data.table import read_table
 from nearfar.errors import ArgumentError, TableError
+from nearfar.memory import peak_mb, reset_peak
 from nearfar.verbs import compare as verb
 from nearfar.verbs.building import build_method
 from nearfar.verbs.compare import Comparison, _compared, as_text, compare
@@ -44,9 +45,11 @@ def calls() -> list[Call]:
 def watched(calls: list[Call]) -> Any:
     original = verb.fit_rows
 
-    def fit_rows(method: str, training: Any, held_out: Any, **given: Any) -> Fitting:
+    def fit_rows(method: str, training: Any, held_out: dict[str, Any], **given: Any) -> Fitting:
         settings = json.dumps({name: value for name, value in given.items() if name != "seed"})
-        calls.append((method, given["seed"], training.fingerprint, held_out.fingerprint, settings))
+        calls.append(
+            (method, given["seed"], training.fingerprint, next(iter(held_out.values())).fingerprint, settings)
+        )
         return original(method, training, held_out, **given)
 
     with pytest.MonkeyPatch.context() as patch:
@@ -89,6 +92,34 @@ def test_before_is_the_encoder_that_all_start_from(result: Comparison) -> None:
     for measured in result.values.values():
         assert all(len(values) == 2 for values in measured.values())
     assert len({tuple(measured["uniformity"]) for measured in result.values.values()}) == 3
+
+
+def test_several_tables_to_measure_on_give_measures_by_their_names(
+    pairs_csv: Path, settings: dict[str, Any]
+) -> None:
+    tests = {"all": str(pairs_csv), "again": str(pairs_csv)}
+    made = compare(METHODS, pairs_csv, seeds=2, measure_on=tests, **settings)
+    assert made.measure == "all/mrr@10"
+    for measured in made.values.values():
+        assert measured["all/mrr@10"] == measured["again/mrr@10"]
+        assert all(name.startswith(("all/", "again/")) for name in measured)
+    one = compare(METHODS, pairs_csv, seeds=2, measure_on=str(pairs_csv), measure="mrr@10", **settings)
+    assert one.values["mlm"]["mrr@10"] == made.values["mlm"]["again/mrr@10"]
+    if peak_mb() is not None:
+        assert all(100 < peak < 100_000 for peaks in made.peak_mb.values() for peak in peaks)
+
+
+def test_a_peak_of_memory_is_that_of_the_work_since_it_was_reset() -> None:
+    if peak_mb() is None:
+        pytest.skip("this system does not tell it")
+    reset_peak()
+    before = peak_mb()
+    held = bytearray(300 * 2**20)
+    assert before is not None
+    assert (peak_mb() or 0) >= before + 290
+    del held
+    reset_peak()
+    assert (peak_mb() or 0) < before + 100
 
 
 def test_methods_that_start_from_other_spaces_have_each_its_own_before() -> None:
@@ -180,7 +211,8 @@ def comparison(gap: tuple[float, float, float], better: str) -> Comparison:
     mean, low, high = gap
     values = {"simcse": {"m": [0.5, 0.5]}, "mlm": {"m": [0.5 + mean, 0.5 + mean]}}
     difference = {"mlm": {"m": {"mean": mean, "low": low, "high": high}}}
-    return Comparison(METHODS, "m", better, values, difference, {"simcse": [1.0], "mlm": [3.0]}, {})
+    seconds, memory = {"simcse": [1.0], "mlm": [3.0]}, {"mlm": [1000.0, 1234.4]}
+    return Comparison(METHODS, "m", better, values, difference, seconds, {}, memory)
 
 
 @pytest.mark.parametrize(
@@ -196,7 +228,9 @@ def comparison(gap: tuple[float, float, float], better: str) -> Comparison:
 )
 def test_verdicts_in_words(gap: tuple[float, float, float], better: str, word: str) -> None:
     line = as_text(comparison(gap, better)).splitlines()[-1]
-    assert line.endswith(f"3 s  {word}")
+    assert line.split("  ")[-1] == word
+    assert "3 s" in line
+    assert "1,234" in line
     assert f"{gap[0]:+.4f}" in line
     assert not math.isnan(gap[0])
 

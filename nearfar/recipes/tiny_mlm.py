@@ -62,14 +62,19 @@ def tiny_mlm(data: DataFolder) -> TransformerText:
 
 def tiny_masked(data: DataFolder) -> MaskedText:
     """The base encoder with its head over the vocabulary."""
+    encoder = load_encoder(tiny_mlm_folder(data))
+    assert isinstance(encoder, MaskedText)
+    return encoder
+
+
+def tiny_mlm_folder(data: DataFolder) -> Path:
+    """Where the base encoder is kept, to be named as the encoder of a run."""
     texts = pretraining_texts(data)
     identity = json.dumps([VERSION, SETTINGS]) + "\n".join(texts)
     place = cache_folder() / "encoders" / f"tiny-mlm-{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
     if not place.exists():
         _train(texts, place)
-    encoder = load_encoder(place)
-    assert isinstance(encoder, MaskedText)
-    return encoder
+    return place
 
 
 def _train(texts: list[str], place: Path) -> None:

@@ -151,6 +151,40 @@ def forgetting_picture(
     _write(picture, path)
 
 
+def plane_picture(
+    points: Mapping[str, tuple[float, float, float]], titles: tuple[str, str, str], path: Path | str
+) -> None:
+    """Methods as dots in the plane of two figures, a third as colour.
+
+    Args:
+        points: method -> horizontal figure, vertical figure, colour.
+        titles: what the three are.
+        path: PNG or SVG file, by its suffix.
+
+    Raises:
+        ArgumentError: there are no points, or the suffix is neither.
+    """
+    if not points:
+        raise ArgumentError("a plane without methods cannot be drawn")
+    figure = _figure(8.2, 5.2)
+    axes = figure.subplots()
+    x, y, colour = np.asarray(list(points.values()), dtype=np.float64).T
+    dots = axes.scatter(x, y, c=colour, s=70, cmap="viridis", edgecolors="white", linewidths=0.8, zorder=3)
+    for name, (across, up, _) in points.items():
+        axes.annotate(
+            name, (across, up), (6, 4), textcoords="offset points", fontsize=8, color=_TEXT, zorder=4
+        )
+    axes.set_xlabel(titles[0], color=_SOFT)
+    axes.set_ylabel(titles[1], color=_SOFT)
+    axes.margins(x=0.15, y=0.1)
+    bar = figure.colorbar(dots, ax=axes)
+    bar.set_label(titles[2], color=_SOFT)
+    bar.outline.set_visible(False)
+    _plain(axes, "y")
+    axes.grid(True, axis="x", color=_LINE, linewidth=0.8)
+    _write(figure, path)
+
+
 def _figure(width: float, height: float) -> Figure:
     from matplotlib.figure import Figure
 

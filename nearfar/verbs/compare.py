@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,9 @@ from nearfar.data.splits import holdout
 from nearfar.data.table import OnBadRow, Table, read_table
 from nearfar.errors import ArgumentError
 from nearfar.files import read_json, write_json
-from nearfar.measures.embeddings import primary_measure
+from nearfar.measures.embeddings import Measurement, primary_measure
 from nearfar.measures.intervals import mean_interval, paired_interval
+from nearfar.memory import peak_mb, reset_peak
 from nearfar.progress import progress
 from nearfar.verbs.building import reads_of, require_columns, together_of
 from nearfar.verbs.fitting import fit_rows
@@ -36,6 +37,8 @@ class Comparison:
         differences: method -> measure -> mean, low and high of (method - first method), paired by seed.
         seconds: method -> training time of each seed.
         facts: data, settings and versions.
+        peak_mb: method -> most memory that the process held in each seed's run, in MB; nothing where the system
+            does not tell it.
     """
 
     methods: list[str]
@@ -45,6 +48,7 @@ class Comparison:
     differences: dict[str, dict[str, dict[str, float]]]
     seconds: dict[str, list[float]]
     facts: dict[str, Any]
+    peak_mb: dict[str, list[float]] = field(default_factory=dict)
 
 
 def compare(
@@ -58,7 +62,7 @@ def compare(
     columns: Mapping[str, str] | None = None,
     on_bad_row: OnBadRow = "error",
     holdout_share: float = 0.2,
-    measure_on: Table | Path | str | None = None,
+    measure_on: Table | Path | str | Mapping[str, str] | Mapping[str, Table] | None = None,
     max_length: int | None = None,
     steps: int | None = None,
     epochs: float | None = None,
@@ -81,7 +85,8 @@ def compare(
         columns: role -> column, where names do not tell.
         on_bad_row: "error" or "skip".
         holdout_share: share of the rows kept from training for measuring.
-        measure_on: another table to measure on instead.
+        measure_on: another table to measure on instead; or several by name, whose measures are then NAME/MEASURE.
+            On the command line: --measure-on NAME=TABLE NAME=TABLE ...
         max_length: tokens read of a text; None keeps the encoder's own limit.
         steps: optimiser steps; with `epochs` None too, one epoch (300 where a batch is the whole table).
         epochs: passes over the training rows.
@@ -100,8 +105,7 @@ def compare(
         table = read_table(str(table), reads=_union(methods), columns=columns, on_bad_row=on_bad_row)
     for method in methods:
         require_columns(method, table)
-    if isinstance(measure_on, (str, Path)):
-        measure_on = read_table(str(measure_on), on_bad_row=on_bad_row)
+    tests = _tests(measure_on, on_bad_row)
     settings = {
         "encoder": encoder,
         "max_length": max_length,
@@ -116,7 +120,7 @@ def compare(
         "fingerprint": table.fingerprint,
         "holdout_share": holdout_share,
         "together": together,
-        "measured_on": None if measure_on is None else measure_on.fingerprint,
+        "measured_on": {name: test.fingerprint for name, test in tests.items()} or None,
     }
     folder = None if out is None else Path(out)
     runs: dict[tuple[str, int], dict[str, Any]] = {}
@@ -127,7 +131,7 @@ def compare(
             if done is not None and done.exists() and (kept := read_json(done))["facts"] == facts:
                 runs[method, seed] = kept
             else:
-                runs[method, seed] = _run(method, seed, table, measure_on, holdout_share, together, settings)
+                runs[method, seed] = _run(method, seed, table, tests, holdout_share, together, settings)
                 if done is not None:
                     write_json(done, {"facts": facts, **runs[method, seed]})
             shown.advance(note=f"{method}, seed {seed}")
@@ -136,6 +140,15 @@ def compare(
         write_json(folder / "comparison.json", asdict(result))
         _draw(result, folder)
     return result
+
+
+def _tests(given: Any, on_bad_row: OnBadRow) -> dict[str, Table]:
+    """The tables to measure on, by name; "" is the name of a single one."""
+    named = given if isinstance(given, Mapping) else {} if given is None else {"": given}
+    return {
+        name: test if isinstance(test, Table) else read_table(str(test), on_bad_row=on_bad_row)
+        for name, test in named.items()
+    }
 
 
 def _union(methods: Sequence[str]) -> dict[str, Reading]:
@@ -152,23 +165,32 @@ def _run(
     method: str,
     seed: int,
     table: Table,
-    measure_on: Table | None,
+    tests: Mapping[str, Table],
     share: float,
     together: str | None,
     settings: Mapping[str, Any],
 ) -> dict[str, Any]:
-    training, held_out = table, measure_on
-    if measure_on is None:
+    training, held_out = table, dict(tests)
+    if not tests:
         train_rows, test_rows = holdout(table, share, seed, HELD_OUT_LIMIT, together)
-        training, held_out = table.select(train_rows), table.select(test_rows)
+        training, held_out = table.select(train_rows), {"": table.select(test_rows)}
+    reset_peak()
     fitting = fit_rows(method, training, held_out, seed=seed, **settings)
     return {
         "before": {name: m.value for name, m in fitting.before.items()},
         "after": {name: m.value for name, m in fitting.after.items()},
         "better": {name: m.better for name, m in fitting.after.items()},
-        "primary": primary_measure(fitting.after),
+        "primary": _primary(fitting.after, next(iter(held_out))),
         "seconds": fitting.run.seconds,
+        "peak_mb": peak_mb(),
     }
+
+
+def _primary(measured: Mapping[str, Measurement], test: str) -> str:
+    """The most telling measure of one test, by its whole name."""
+    prefix = f"{test}/" if test else ""
+    own = {name.removeprefix(prefix): value for name, value in measured.items() if name.startswith(prefix)}
+    return prefix + primary_measure(own)
 
 
 def _compared(
@@ -209,9 +231,13 @@ def _compared(
         if method != methods[0]
     }
     seconds = {method: [runs[method, seed]["seconds"] for seed in range(seeds)] for method in methods}
-    return Comparison(
-        methods, measure, first["better"][measure], values, differences, seconds, {**facts, "seeds": seeds}
-    )
+    facts = {**facts, "seeds": seeds}
+    memory = {
+        method: [runs[method, seed]["peak_mb"] for seed in range(seeds)]
+        for method in methods
+        if all(runs[method, seed].get("peak_mb") for seed in range(seeds))
+    }
+    return Comparison(methods, measure, first["better"][measure], values, differences, seconds, facts, memory)
 
 
 def _draw(result: Comparison, folder: Path) -> None:
@@ -244,7 +270,12 @@ def as_text(result: Comparison) -> str:
                 _verdict(gap, result.better),
             ]
         seconds = result.seconds.get(method)
-        rows.append([*row[:5], f"{sum(seconds) / len(seconds):.0f} s" if seconds else "", row[5]])
+        memory = result.peak_mb.get(method)
+        cost = [
+            f"{sum(seconds) / len(seconds):.0f} s" if seconds else "",
+            f"{max(memory):,.0f}" if memory else "",
+        ]
+        rows.append([*row[:5], *cost, row[5]])
     heading = [
         "method",
         result.measure,
@@ -252,9 +283,10 @@ def as_text(result: Comparison) -> str:
         f"minus {result.methods[0]}",
         "95% interval",
         "time",
+        "peak MB",
         "so it is",
     ]
-    return table(heading, rows, right=1, left=(6,))
+    return table(heading, rows, right=1, left=(7,))
 
 
 def _verdict(gap: Mapping[str, float], better: str) -> str:

@@ -62,7 +62,7 @@ class Fitting:
 def fit_rows(
     method: str,
     training: Table,
-    held_out: Table | None = None,
+    held_out: Table | Mapping[str, Table] | None = None,
     *,
     encoder: str | Mapping[str, str] | None = None,
     hyperparameters: Mapping[str, Any] | None = None,
@@ -75,7 +75,13 @@ def fit_rows(
     overwrite: bool = False,
     **settings: Any,
 ) -> Fitting:
-    """Train a method on `training` and measure it on `held_out` before and after; see `fit` for the rest."""
+    """Train a method on `training` and measure it on `held_out` before and after; see `fit` for the rest.
+
+    `held_out` may be several tables by name, whose measures are then called NAME/MEASURE (those of "" alone keep
+    their names); training is watched on the first.
+    """
+    tests = {} if held_out is None else {"": held_out} if isinstance(held_out, Table) else dict(held_out)
+    held_out = next(iter(tests.values()), None)
     checked = hyperparameters_of(method, hyperparameters or {})
     seed = int(settings.get("seed", 0))
     tasks = tasks_of(training) if learns_by_task(method_class(method)) else []
@@ -106,9 +112,9 @@ def fit_rows(
         settled = replace(settled, batch_size=len(training))
     if type(made).solve is Method.solve:
         require_rows(training, settled.batch_size)
-    if held_out is not None and len(held_out) < 2:
+    if short := next((test for test in tests.values() if len(test) < 2), None):
         raise TableError(
-            f"{held_out.name}: one row to measure on is not enough, two are needed: hold out a larger share of the "
+            f"{short.name}: one row to measure on is not enough, two are needed: hold out a larger share of the "
             "rows with --holdout-share, or none with 0"
         )
     kept_apart = HeldOut(tasks, held_out) if tasks and held_out is not None else None
@@ -117,7 +123,7 @@ def fit_rows(
         if overwrite:  # not before all has been checked: a mistyped option costs no finished space
             shutil.rmtree(folder)
         write_json(folder / "run.json", command)
-    before, embedded_before = _measured(made.space(), held_out)
+    before, embedded_before = _measured_on(made.space(), tests)
     for reader in made.encoders():
         reader.reset_counts()
 
@@ -134,7 +140,7 @@ def fit_rows(
         run, told, over_tasks = train(made, training, settled, evaluate=evaluate, **how), None, {}
     parts = [len(task.table) for task in tasks] or [len(training)]
     notes = [*_notes(parts, held_out, settled, made, run), *made.notes(), *run.warnings]
-    after, embedded_after = _measured(made.space(), held_out)
+    after, embedded_after = _measured_on(made.space(), tests)
     embedded = (embedded_before, embedded_after) if embedded_before and embedded_after else None
     return Fitting(made, command, before, {**after, **over_tasks}, embedded, run, notes, told)
 
@@ -147,6 +153,17 @@ def _watch_better(watch: str | None, before: Mapping[str, Measurement]) -> str:
         known = ", ".join(name for name, m in before.items() if m.better != "neither")
         raise ArgumentError(f"watch {watch!r} is not measured on these rows; measured are: {known}")
     return before[watch].better
+
+
+def _measured_on(space: Space, tests: Mapping[str, Table]) -> tuple[dict[str, Measurement], Embedded | None]:
+    """The measures of all tables, and what was measured of the first."""
+    found: dict[str, Measurement] = {}
+    first: Embedded | None = None
+    for name, test in tests.items():
+        measured, embedded = _measured(space, test)
+        first = first or embedded
+        found |= {f"{name}/{measure}" if name else measure: value for measure, value in measured.items()}
+    return found, first
 
 
 def _measured(space: Space, table: Table | None) -> tuple[dict[str, Measurement], Embedded | None]:

@@ -19,6 +19,8 @@ from nearfar.files import fingerprint_of_sources, read_json, write_json
 from nearfar.measures.intervals import paired_interval
 from nearfar.methods import entry
 from nearfar.progress import progress
+from nearfar.verbs.board import BOARDS, run_board
+from nearfar.verbs.board import as_text as board_as_text
 from nearfar.versions import versions
 
 
@@ -32,13 +34,15 @@ def reproduce(
 ) -> dict[str, Any]:
     """Run the small real experiment of a method, against its baselines, and write `OUT/METHOD.json`.
 
+    `boards/FAMILY` in place of a method runs the comparison of a whole family, and writes `OUT/boards/FAMILY.json`.
+
     Where the recipe draws what was found, the picture is `OUT/METHOD.svg`.
 
     Every arm and seed runs in a process of its own. What is finished is kept beside the result until all is
     done, so an interrupted run goes on where it stopped.
 
     Args:
-        method: a name from `nearfar methods`.
+        method: a name from `nearfar methods`, or boards/FAMILY.
         out: folder of the results.
         data_dir: folder of the data sets.
         seeds: how many; None takes the recipe's number (at least 3).
@@ -51,6 +55,8 @@ def reproduce(
     Raises:
         ArgumentError: the method has no experiment, or its data are not there.
     """
+    if method.startswith(BOARDS):
+        return run_board(method, out=out, data_dir=data_dir, seeds=seeds, fresh=fresh)
     entry(method)
     experiment = load_experiment(method, data_dir)
     count = experiment.seeds if seeds is None else seeds
@@ -194,6 +200,8 @@ def _judged(claim: Claim, figures: Mapping[str, Mapping[str, list[float]]]) -> d
 
 def as_text(result: Mapping[str, Any]) -> str:
     """The result for people."""
+    if "tracks" in result:
+        return board_as_text(result)
     from nearfar.report.tables import number, table
 
     names = list(dict.fromkeys(name for figures in result["seeds"].values() for name in figures))

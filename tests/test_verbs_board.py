@@ -1,0 +1,129 @@
+"""Boards: compare over a family, figures that are means of measures, and what is published."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from samples import text_space
+
+from nearfar.data.table import Table
+from nearfar.errors import ArgumentError
+from nearfar.experiment import Board, Track
+from nearfar.measures.intervals import paired_interval
+from nearfar.report.pictures import plane_picture
+from nearfar.verbs import board as verb
+from nearfar.verbs.board import board_rows, load_board, run_board
+from nearfar.verbs.reproduce import as_text, reproduce
+
+TEXTS = [
+    f"{kind} number {i} of the {place}"
+    for i in range(12)
+    for kind, place in (("rain", "sea"), ("snow", "hill"))
+]
+
+
+def made(folder: Path) -> Board:
+    pairs = Table.from_columns(
+        {"text": TEXTS[:12], "positive": TEXTS[12:], "score": [float(i % 5) for i in range(12)]}
+    )
+    labelled = Table.from_columns({"text": TEXTS, "label": ["sea", "hill"] * 12})
+    space = folder / "space"
+    if not space.exists():
+        text_space(TEXTS).save(space)
+    return Board(
+        title="Tiny",
+        tracks={
+            "from texts": Track(Table.from_columns({"text": TEXTS}), ("simcse", "mlm"), {"other": "a reason"})
+        },
+        tests={"pairs": pairs, "kinds": labelled},
+        encoder=space,
+        settings={"steps": 2, "batch_size": 8, "learning_rate": 0.01},
+        figures={
+            "both": ("pairs/sts", "kinds/knn_accuracy"),
+            "alignment": ("pairs/alignment",),
+            "uniformity": ("pairs/uniformity",),
+        },
+        across=("uniformity", "alignment"),
+        seeds=2,
+        remarks=("a remark",),
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("results")
+
+
+@pytest.fixture(scope="module")
+def result(folder: Path) -> dict[str, Any]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(verb, "load_board", lambda name, data_dir: made(folder))
+        return reproduce("boards/tiny", out=folder, data_dir="nowhere")
+
+
+def test_figures_are_means_of_the_measures_they_name(result: dict[str, Any]) -> None:
+    part = result["tracks"]["from texts"]
+    assert part["methods"] == ["simcse", "mlm"]
+    for arm, figures in part["values"].items():
+        every = part["all_measures"][arm]
+        expected = (np.array(every["pairs/sts"]) + np.array(every["kinds/knn_accuracy"])) / 2
+        np.testing.assert_allclose(figures["both"], expected)
+        assert figures["alignment"] == every["pairs/alignment"]
+    gap = paired_interval(part["values"]["mlm"]["both"], part["values"]["simcse"]["both"])
+    assert part["differences"]["mlm"]["both"] == gap._asdict()
+    assert "simcse" not in part["differences"]
+
+
+def test_the_board_is_published_with_its_pictures_and_nothing_else_is_left(
+    result: dict[str, Any], folder: Path
+) -> None:
+    published = folder / "boards"
+    assert json.loads((published / "tiny.json").read_text(encoding="utf-8")) == json.loads(json.dumps(result))
+    names = {"tiny.json", "tiny-from-texts.svg", "tiny-from-texts-plane.svg"}
+    assert {file.name for file in published.iterdir()} == names
+    assert result["tracks"]["from texts"]["left_out"] == {"other": "a reason"}
+    assert result["remarks"] == ["a remark"]
+    assert all(len(seconds) == 2 for seconds in result["tracks"]["from texts"]["seconds"].values())
+
+
+def test_the_table_has_the_best_first_and_every_figure(result: dict[str, Any]) -> None:
+    heading, rows = board_rows(result, result["tracks"]["from texts"])
+    assert heading[:4] == ["method", "both", "alignment", "uniformity"]
+    assert {row[0] for row in rows} >= {"simcse", "mlm"}
+    means = [float(row[1]) for row in rows]
+    assert means == sorted(means, reverse=True)
+    assert "Tiny: from texts" in as_text(result)
+
+
+def test_an_interrupted_board_goes_on_where_it_stopped(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from nearfar.verbs import compare as comparing
+
+    runs: list[str] = []
+    original = comparing.fit_rows
+
+    def watched(method: str, *given: Any, **named: Any) -> Any:
+        runs.append(method)
+        if len(runs) == 3:
+            raise KeyboardInterrupt
+        return original(method, *given, **named)
+
+    monkeypatch.setattr(comparing, "fit_rows", watched)
+    monkeypatch.setattr(verb, "load_board", lambda name, data_dir: made(folder))
+    with pytest.raises(KeyboardInterrupt):
+        run_board("boards/again", out=folder, data_dir="nowhere")
+    run_board("boards/again", out=folder, data_dir="nowhere")
+    assert runs == ["simcse", "mlm", "simcse", "simcse", "mlm"]
+
+
+def test_an_unknown_board_is_named() -> None:
+    with pytest.raises(ArgumentError, match="there is no board 'boards/nothing'"):
+        load_board("boards/nothing", "nowhere")
+
+
+def test_a_plane_without_points_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ArgumentError, match="without methods"):
+        plane_picture({}, ("x", "y", "z"), tmp_path / "plane.svg")
