@@ -24,6 +24,7 @@ from nearfar.data.roles import ALIASES, ROLES
 from nearfar.experiment import Claim, Experiment
 from nearfar.measures.embeddings import measure_embeddings
 from nearfar.methods import catalogue
+from nearfar.report.board_page import boards_page, read_boards
 from nearfar.report.methods_page import NOT_YET, methods_page, pictured, read_results
 from nearfar.training.settings import Settings
 from nearfar.verbs.reproduce import _result
@@ -142,6 +143,9 @@ def test_the_page_of_methods_is_what_its_generator_makes() -> None:
     made = methods_page(read_results(ROOT / "results"), pictured(DOCS / "images"))
     assert (DOCS / "methods.md").read_text(encoding="utf-8") == made, (
         "docs/methods.md is stale: run python -m nearfar.report.methods_page"
+    )
+    assert (DOCS / "boards.md").read_text(encoding="utf-8") == boards_page(read_boards(ROOT / "results")), (
+        "docs/boards.md is stale: run python -m nearfar.report.methods_page"
     )
 
 

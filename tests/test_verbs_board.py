@@ -14,9 +14,10 @@ from nearfar.data.table import Table
 from nearfar.errors import ArgumentError
 from nearfar.experiment import Board, Track
 from nearfar.measures.intervals import paired_interval
+from nearfar.report.board_page import board_rows, boards_page, told_apart
 from nearfar.report.pictures import plane_picture
 from nearfar.verbs import board as verb
-from nearfar.verbs.board import board_rows, load_board, run_board
+from nearfar.verbs.board import load_board, run_board
 from nearfar.verbs.reproduce import as_text, reproduce
 
 TEXTS = [
@@ -127,3 +128,23 @@ def test_an_unknown_board_is_named() -> None:
 def test_a_plane_without_points_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ArgumentError, match="without methods"):
         plane_picture({}, ("x", "y", "z"), tmp_path / "plane.svg")
+
+
+def test_what_is_told_apart_follows_from_the_intervals() -> None:
+    gaps = {"up": (0.2, 0.1, 0.3), "down": (-0.2, -0.3, -0.1), "same": (0.1, -0.1, 0.3)}
+    differences = {
+        name: {"f": dict(zip(("mean", "low", "high"), gap, strict=True))} for name, gap in gaps.items()
+    }
+    part = {"methods": ["base", *gaps], "differences": differences}
+    (said,) = told_apart({"figures": {"f": []}}, part)
+    assert said == (
+        "**f**: above base: up (+0.200); below base: down (-0.200); not told apart from base: same (+0.100)."
+    )
+
+
+def test_the_page_shows_every_track(result: dict[str, Any]) -> None:
+    page = boards_page({"tiny": result})
+    assert "### Tiny, from texts" in page
+    assert "(images/tiny-from-texts-plane.svg)" in page
+    assert "- `other`: a reason" in page
+    assert "a remark" in page

@@ -1,7 +1,7 @@
 """The page of methods in the documentation, made of the catalogue and of published results.
 
-`python -m nearfar.report.methods_page`, in the root of the repository, writes docs/methods.md, and copies the pictures
-that `nearfar reproduce` drew beside results.
+`python -m nearfar.report.methods_page`, in the root of the repository, writes docs/methods.md and docs/boards.md, and
+copies the pictures that `nearfar reproduce` drew beside results.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from typing import Any
 from nearfar.errors import ArgumentError
 from nearfar.files import atomic_file, read_json
 from nearfar.methods import Entry, Hyperparameter, catalogue
-from nearfar.report.tables import number
+from nearfar.report.board_page import PAGE as BOARDS_PAGE
+from nearfar.report.board_page import boards_page, read_boards
+from nearfar.report.tables import markdown, number
 
 PAGE = Path("docs/methods.md")
 IMAGES = PAGE.parent / "images"
@@ -59,7 +61,7 @@ def methods_page(results: Mapping[str, Result], pictures: Collection[str] = ()) 
     rows = [
         [f"[{e.name}](#{e.name})", e.family, e.title, e.venue, _verdict(results.get(e.name))] for e in entries
     ]
-    parts = [HEAD, _table(["method", "family", "paper", "venue", "verdict"], rows)]
+    parts = [HEAD, markdown(["method", "family", "paper", "venue", "verdict"], rows)]
     for family, members in groupby(entries, key=lambda e: e.family):
         parts.append(f"## Family: {family}")
         for entry in members:
@@ -85,7 +87,7 @@ def _method(entry: Entry, result: Result | None) -> list[str]:
     ]
     if entry.hyperparameters:
         rows = [[f"`{h.name}`", _type(h), f"`{h.default}`", h.about] for h in entry.hyperparameters]
-        parts.append(_table(["hyperparameter", "type", "default", "what it is"], rows))
+        parts.append(markdown(["hyperparameter", "type", "default", "what it is"], rows))
     return [*parts, *(_published(result) if result is not None else [f"**Result:** {NOT_YET}."])]
 
 
@@ -114,11 +116,11 @@ def _published(result: Result) -> list[str]:
     versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
     parts = [
         f"**Result:** {_verdict(result)}, over {count} seeds.",
-        _table(
+        markdown(
             ["claim", "verdict", "figure", "mean difference", "95% interval"],
             [_claim(c) for c in result["claims"]],
         ),
-        _table(
+        markdown(
             [f"arm (means over {count} seeds)", *names, "seconds", "peak MB", "seconds per 1,000 examples"],
             [[arm, *_means(values, names), *_cost(cost[arm])] for arm, values in figures.items()],
         ),
@@ -152,13 +154,8 @@ def _cost(cost: Mapping[str, Any]) -> list[str]:
     return [f"{mean:.1f}", f"{max(cost['peak_mb']):,}", "" if per_thousand is None else f"{per_thousand:.2f}"]
 
 
-def _table(heading: list[str], rows: list[list[str]]) -> str:
-    lines = [heading, ["---"] * len(heading), *rows]
-    return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
-
-
 def main() -> None:
-    """Write the page.
+    """Write the pages.
 
     Raises:
         ArgumentError: this is not the root of the repository.
@@ -167,8 +164,15 @@ def main() -> None:
         raise ArgumentError(f"there is no folder {PAGE.parent} here: run this in the root of the repository")
     for name in pictured(RESULTS):
         shutil.copyfile(RESULTS / f"{name}.svg", IMAGES / f"{name}.svg")
-    with atomic_file(PAGE) as temporary:
-        temporary.write_text(methods_page(read_results(RESULTS), pictured(IMAGES)), encoding="utf-8")
+    for picture in (RESULTS / "boards").glob("*.svg"):
+        shutil.copyfile(picture, IMAGES / picture.name)
+    pages = {
+        PAGE: methods_page(read_results(RESULTS), pictured(IMAGES)),
+        BOARDS_PAGE: boards_page(read_boards(RESULTS)),
+    }
+    for file, page in pages.items():
+        with atomic_file(file) as temporary:
+            temporary.write_text(page, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -17,6 +17,12 @@ def table(heading: list[str], rows: list[list[str]], right: int = 1, left: tuple
     return "\n".join([line(heading), line(["-" * width for width in widths]), *map(line, rows)])
 
 
+def markdown(heading: list[str], rows: list[list[str]]) -> str:
+    """A table of Markdown."""
+    lines = [heading, ["---"] * len(heading), *rows]
+    return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
+
+
 def number(value: float | None) -> str:
     """Four significant digits, or nothing."""
     return "" if value is None else f"{value:.4g}" if abs(value) >= 10 else f"{value:.4f}"

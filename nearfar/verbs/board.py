@@ -126,32 +126,10 @@ def _draw(result: Mapping[str, Any], file: Path) -> None:
 
 def as_text(result: Mapping[str, Any]) -> str:
     """The board for people: a table for each track."""
+    from nearfar.report.board_page import board_rows
     from nearfar.report.tables import table
 
     lines = []
     for track, part in result["tracks"].items():
         lines += [f"{result['title']}: {track} ({part['table']})", table(*board_rows(result, part)), ""]
     return "\n".join(lines).rstrip()
-
-
-def board_rows(result: Mapping[str, Any], part: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Heading and rows of the table of one track, best first by the first figure."""
-    from nearfar.report.tables import number
-
-    figures = list(result["figures"])
-    first, base = figures[0], part["methods"][0]
-    heading = ["method", *figures, f"{first} minus {base}", "95% interval", "seconds", "peak MB"]
-    rows = []
-    for arm, own in sorted(part["values"].items(), key=lambda item: -sum(item[1][first])):
-        means = [number(sum(own[figure]) / len(own[figure])) for figure in figures]
-        gap = part["differences"].get(arm, {}).get(first)
-        away = (
-            ["", ""] if gap is None else [f"{gap['mean']:+.4f}", f"{gap['low']:+.4f} to {gap['high']:+.4f}"]
-        )
-        seconds, memory = part["seconds"].get(arm), part["peak_mb"].get(arm)
-        cost = [
-            f"{sum(seconds) / len(seconds):.0f}" if seconds else "",
-            f"{max(memory):,.0f}" if memory else "",
-        ]
-        rows.append([arm, *means, *away, *cost])
-    return heading, rows

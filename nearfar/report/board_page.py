@@ -1,0 +1,95 @@
+"""Boards as tables: for the terminal, and as the page of boards in the documentation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from nearfar.files import read_json
+from nearfar.report.tables import markdown, number
+
+PAGE = Path("docs/boards.md")
+HEAD = """\
+<!-- Made by `python -m nearfar.report.methods_page` from results/boards: do not edit. -->
+
+# Boards
+
+Families of methods under equal conditions: the same rows, encoder, steps and seeds, as `nearfar compare` does it.
+Differences are paired by seed, and their interval is over the seeds; where it holds 0, the two are not told apart."""
+
+Result = Mapping[str, Any]
+"""What `nearfar reproduce boards/FAMILY` wrote."""
+
+
+def read_boards(folder: Path) -> dict[str, Result]:
+    """The published boards of a folder of results, by family."""
+    return {file.stem: read_json(file) for file in sorted((folder / "boards").glob("*.json"))}
+
+
+def board_rows(result: Result, part: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Heading and rows of the table of one track, best first by the first figure."""
+    figures = list(result["figures"])
+    first, base = figures[0], part["methods"][0]
+    heading = ["method", *figures, f"{first} minus {base}", "95% interval", "seconds", "peak MB"]
+    rows = []
+    for arm, own in sorted(part["values"].items(), key=lambda item: -sum(item[1][first])):
+        means = [number(sum(own[figure]) / len(own[figure])) for figure in figures]
+        gap = part["differences"].get(arm, {}).get(first)
+        away = (
+            ["", ""] if gap is None else [f"{gap['mean']:+.4f}", f"{gap['low']:+.4f} to {gap['high']:+.4f}"]
+        )
+        seconds, memory = part["seconds"].get(arm), part["peak_mb"].get(arm)
+        cost = [
+            f"{sum(seconds) / len(seconds):.0f}" if seconds else "",
+            f"{max(memory):,.0f}" if memory else "",
+        ]
+        rows.append([arm, *means, *away, *cost])
+    return heading, rows
+
+
+def told_apart(result: Result, part: Mapping[str, Any]) -> list[str]:
+    """What the intervals say, in sentences, a figure each."""
+    base = part["methods"][0]
+    said = []
+    for figure in result["figures"]:
+        words: dict[str, list[str]] = {"above": [], "below": [], "not told apart from": []}
+        for method in part["methods"][1:]:
+            gap = part["differences"][method][figure]
+            side = "above" if gap["low"] > 0 else "below" if gap["high"] < 0 else "not told apart from"
+            words[side].append(f"{method} ({gap['mean']:+.3f})")
+        parts = [f"{side} {base}: {', '.join(names) or 'none'}" for side, names in words.items()]
+        said.append(f"**{figure}**: " + "; ".join(parts) + ".")
+    return said
+
+
+def board_section(family: str, result: Result) -> list[str]:
+    """The part of the page about one board, as paragraphs."""
+    versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
+    parts = [f"## {result['title']}", *result["remarks"]]
+    for track, part in result["tracks"].items():
+        stem = f"{family}-{track.replace(' ', '-')}"
+        count = len(next(iter(part["seconds"].values())))
+        parts += [
+            f"### {result['title']}, {track}",
+            f"{part['table'].capitalize()} (`{part['fingerprint']}`), {count} seeds.",
+            markdown(*board_rows(result, part)),
+            _list(told_apart(result, part)),
+            f"![Methods by {next(iter(result['figures']))}](images/{stem}.svg)",
+            f"![Methods in the plane of {' and '.join(result['across'])}](images/{stem}-plane.svg)",
+        ]
+        if part["left_out"]:
+            parts += ["Not in it:", _list([f"`{name}`: {why}" for name, why in part["left_out"].items()])]
+    return [*parts, f"Made with {versions}, by:", f"```bash\n{result['command']}\n```"]
+
+
+def boards_page(boards: Mapping[str, Result]) -> str:
+    """The page in Markdown."""
+    parts = [HEAD]
+    for family, result in boards.items():
+        parts += board_section(family, result)
+    return "\n\n".join(parts) + "\n"
+
+
+def _list(lines: Sequence[str]) -> str:
+    return "\n".join(f"- {line}" for line in lines)
