@@ -46,7 +46,7 @@ def watched(calls: list[Call]) -> Any:
     original = verb.fit_rows
 
     def fit_rows(method: str, training: Any, held_out: dict[str, Any], **given: Any) -> Fitting:
-        settings = json.dumps({name: value for name, value in given.items() if name != "seed"})
+        settings = json.dumps({name: value for name, value in given.items() if name not in ("seed", "known")})
         calls.append(
             (method, given["seed"], training.fingerprint, next(iter(held_out.values())).fingerprint, settings)
         )

@@ -124,6 +124,7 @@ def compare(
     }
     folder = None if out is None else Path(out)
     runs: dict[tuple[str, int], dict[str, Any]] = {}
+    known: dict[str, dict[str, Measurement]] | None = {} if tests else None  # all runs start from few spaces
     with progress("comparing", len(methods) * seeds) as shown:
         for seed, method in itertools.product(range(seeds), methods):
             done = None if folder is None else folder / "runs" / f"{method}-{seed}.json"
@@ -131,7 +132,9 @@ def compare(
             if done is not None and done.exists() and (kept := read_json(done))["facts"] == facts:
                 runs[method, seed] = kept
             else:
-                runs[method, seed] = _run(method, seed, table, tests, holdout_share, together, settings)
+                runs[method, seed] = _run(
+                    method, seed, table, tests, holdout_share, together, known, settings
+                )
                 if done is not None:
                     write_json(done, {"facts": facts, **runs[method, seed]})
             shown.advance(note=f"{method}, seed {seed}")
@@ -168,6 +171,7 @@ def _run(
     tests: Mapping[str, Table],
     share: float,
     together: str | None,
+    known: dict[str, dict[str, Measurement]] | None,
     settings: Mapping[str, Any],
 ) -> dict[str, Any]:
     training, held_out = table, dict(tests)
@@ -175,7 +179,7 @@ def _run(
         train_rows, test_rows = holdout(table, share, seed, HELD_OUT_LIMIT, together)
         training, held_out = table.select(train_rows), {"": table.select(test_rows)}
     reset_peak()
-    fitting = fit_rows(method, training, held_out, seed=seed, **settings)
+    fitting = fit_rows(method, training, held_out, seed=seed, known=known, **settings)
     return {
         "before": {name: m.value for name, m in fitting.before.items()},
         "after": {name: m.value for name, m in fitting.after.items()},

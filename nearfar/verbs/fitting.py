@@ -73,12 +73,14 @@ def fit_rows(
     folder: Path | None = None,
     resume: bool = False,
     overwrite: bool = False,
+    known: dict[str, dict[str, Measurement]] | None = None,
     **settings: Any,
 ) -> Fitting:
     """Train a method on `training` and measure it on `held_out` before and after; see `fit` for the rest.
 
     `held_out` may be several tables by name, whose measures are then called NAME/MEASURE (those of "" alone keep
-    their names); training is watched on the first.
+    their names); training is watched on the first. `known` remembers what spaces measure before training, by their
+    fingerprints, for calls that share `held_out`.
     """
     tests = {} if held_out is None else {"": held_out} if isinstance(held_out, Table) else dict(held_out)
     held_out = next(iter(tests.values()), None)
@@ -123,7 +125,13 @@ def fit_rows(
         if overwrite:  # not before all has been checked: a mistyped option costs no finished space
             shutil.rmtree(folder)
         write_json(folder / "run.json", command)
-    before, embedded_before = _measured_on(made.space(), tests)
+    space = made.space()
+    if known is not None and space.fingerprint in known:
+        before, embedded_before = known[space.fingerprint], None
+    else:
+        before, embedded_before = _measured_on(space, tests)
+    if known is not None:
+        known[space.fingerprint] = before
     for reader in made.encoders():
         reader.reset_counts()
 
