@@ -64,11 +64,13 @@ class Track:
         table: training rows.
         methods: that train on it; the first is the one that the others are held against.
         left_out: method -> why it is not in this track.
+        options: METHOD.HYPERPARAMETER -> value, where a method differs from its defaults.
     """
 
     table: Table
     methods: tuple[str, ...]
     left_out: Mapping[str, str] = field(default_factory=dict)
+    options: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

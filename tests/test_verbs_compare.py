@@ -46,7 +46,9 @@ def watched(calls: list[Call]) -> Any:
     original = verb.fit_rows
 
     def fit_rows(method: str, training: Any, held_out: dict[str, Any], **given: Any) -> Fitting:
-        settings = json.dumps({name: value for name, value in given.items() if name not in ("seed", "known")})
+        settings = json.dumps(
+            {name: value for name, value in given.items() if name not in ("seed", "known", "hyperparameters")}
+        )
         calls.append(
             (method, given["seed"], training.fingerprint, next(iter(held_out.values())).fingerprint, settings)
         )
@@ -107,6 +109,23 @@ def test_several_tables_to_measure_on_give_measures_by_their_names(
     assert one.values["mlm"]["mrr@10"] == made.values["mlm"]["again/mrr@10"]
     if peak_mb() is not None:
         assert all(100 < peak < 100_000 for peaks in made.peak_mb.values() for peak in peaks)
+
+
+def test_options_are_hyperparameters_of_one_method(
+    pairs_csv: Path, settings: dict[str, Any], result: Comparison
+) -> None:
+    options = {"simcse.temperature": "0.5"}
+    made = compare(METHODS, pairs_csv, seeds=2, options=options, **settings)
+    assert made.facts["hyperparameters"] == {"simcse": {"temperature": 0.5}, "mlm": {}}
+    assert made.values["mlm"] == result.values["mlm"]
+    assert made.values["simcse"] != result.values["simcse"]
+    for wrong in ({"clip.temperature": "1"}, {"temperature": "1"}):
+        with pytest.raises(
+            ArgumentError, match=r"must be METHOD\.HYPERPARAMETER with one of the methods simcse"
+        ):
+            compare(METHODS, pairs_csv, options=wrong, **settings)
+    with pytest.raises(ArgumentError, match="no hyperparameter 'heat'"):
+        compare(METHODS, pairs_csv, options={"simcse.heat": "1"}, **settings)
 
 
 def test_a_peak_of_memory_is_that_of_the_work_since_it_was_reset() -> None:

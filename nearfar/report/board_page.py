@@ -78,6 +78,9 @@ def board_section(family: str, result: Result) -> list[str]:
             f"![Methods by {next(iter(result['figures']))}](images/{stem}.svg)",
             f"![Methods in the plane of {' and '.join(result['across'])}](images/{stem}-plane.svg)",
         ]
+        if part["options"]:
+            told = ", ".join(f"`{name}={value}`" for name, value in part["options"].items())
+            parts.append(f"Other than the defaults of their papers: {told}.")
         if part["left_out"]:
             parts += ["Not in it:", _list([f"`{name}`: {why}" for name, why in part["left_out"].items()])]
     return [*parts, f"Made with {versions}, by:", f"```bash\n{result['command']}\n```"]

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from nearfar.errors import ArgumentError
-from nearfar.experiment import Board, DataFolder
+from nearfar.experiment import Board, DataFolder, Track
 from nearfar.files import write_json
 from nearfar.measures.intervals import paired_interval
 from nearfar.verbs.compare import Comparison, compare
@@ -47,9 +47,10 @@ def run_board(
             out=kept / track.replace(" ", "-"),
             encoder=str(board.encoder),
             measure_on=dict(board.tests),
+            options=part.options,
             **board.settings,
         )
-        tracks[track] = _track(found, board, part.left_out)
+        tracks[track] = _track(found, board, part)
     result = {
         "board": name,
         "title": board.title,
@@ -81,7 +82,7 @@ def load_board(name: str, data_dir: Path | str) -> Board:
     return made
 
 
-def _track(found: Comparison, board: Board, left_out: Mapping[str, str]) -> dict[str, Any]:
+def _track(found: Comparison, board: Board, part: Track) -> dict[str, Any]:
     """Figures of every arm and seed, differences from the first method, and cost."""
     values = {
         arm: {
@@ -101,7 +102,8 @@ def _track(found: Comparison, board: Board, left_out: Mapping[str, str]) -> dict
         },
         "seconds": found.seconds,
         "peak_mb": found.peak_mb,
-        "left_out": dict(left_out),
+        "left_out": dict(part.left_out),
+        "options": dict(part.options),
         "table": found.facts["table"],
         "fingerprint": found.facts["fingerprint"],
         "all_measures": asdict(found)["values"],

@@ -17,7 +17,7 @@ from nearfar.measures.embeddings import Measurement, primary_measure
 from nearfar.measures.intervals import mean_interval, paired_interval
 from nearfar.memory import peak_mb, reset_peak
 from nearfar.progress import progress
-from nearfar.verbs.building import reads_of, require_columns, together_of
+from nearfar.verbs.building import hyperparameters_of, reads_of, require_columns, together_of
 from nearfar.verbs.fitting import fit_rows
 from nearfar.versions import versions
 
@@ -68,6 +68,7 @@ def compare(
     epochs: float | None = None,
     batch_size: int = 64,
     learning_rate: float | None = None,
+    options: Mapping[str, str] | None = None,
 ) -> Comparison:
     """Train several methods on the same rows, from the same encoder, with the same steps and seeds.
 
@@ -92,9 +93,11 @@ def compare(
         epochs: passes over the training rows.
         batch_size: examples whose embeddings are contrasted with each other.
         learning_rate: None means 5e-5 where all encoders that learn are pretrained, else 1e-3.
+        options: METHOD.HYPERPARAMETER -> value, where a method is not to be compared as its paper has it. On the
+            command line: --options simcse.temperature=0.1 ...
 
     Raises:
-        ArgumentError: fewer than two methods or seeds, or an unknown measure.
+        ArgumentError: fewer than two methods or seeds, an unknown measure, or an option of none of the methods.
         TableError: the table is wrong, or lacks what a method reads.
     """
     if len(methods) < 2 or len(set(methods)) < len(methods):
@@ -106,6 +109,7 @@ def compare(
     for method in methods:
         require_columns(method, table)
     tests = _tests(measure_on, on_bad_row)
+    chosen = _options(methods, options or {})
     settings = {
         "encoder": encoder,
         "max_length": max_length,
@@ -128,17 +132,17 @@ def compare(
     with progress("comparing", len(methods) * seeds) as shown:
         for seed, method in itertools.product(range(seeds), methods):
             done = None if folder is None else folder / "runs" / f"{method}-{seed}.json"
-            facts = {"method": method, "seed": seed, **data, **settings}
+            facts = {"method": method, "seed": seed, **data, **settings, "hyperparameters": chosen[method]}
             if done is not None and done.exists() and (kept := read_json(done))["facts"] == facts:
                 runs[method, seed] = kept
             else:
-                runs[method, seed] = _run(
-                    method, seed, table, tests, holdout_share, together, known, settings
-                )
+                given = {"known": known, "hyperparameters": chosen[method], **settings}
+                runs[method, seed] = _run(method, seed, table, tests, holdout_share, together, **given)
                 if done is not None:
                     write_json(done, {"facts": facts, **runs[method, seed]})
             shown.advance(note=f"{method}, seed {seed}")
-    result = _compared(list(methods), seeds, measure, runs, {**data, **settings, "versions": versions()})
+    told = {**data, **settings, "hyperparameters": chosen, "versions": versions()}
+    result = _compared(list(methods), seeds, measure, runs, told)
     if folder is not None:
         write_json(folder / "comparison.json", asdict(result))
         _draw(result, folder)
@@ -152,6 +156,19 @@ def _tests(given: Any, on_bad_row: OnBadRow) -> dict[str, Table]:
         name: test if isinstance(test, Table) else read_table(str(test), on_bad_row=on_bad_row)
         for name, test in named.items()
     }
+
+
+def _options(methods: Sequence[str], given: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    """Hyperparameters of each method, of words such as simcse.temperature=0.1."""
+    chosen: dict[str, dict[str, Any]] = {method: {} for method in methods}
+    for name, value in given.items():
+        method, _, own = name.partition(".")
+        if method not in chosen or not own:
+            raise ArgumentError(
+                f"option {name!r} must be METHOD.HYPERPARAMETER with one of the methods {', '.join(methods)}"
+            )
+        chosen[method][own] = value
+    return {method: hyperparameters_of(method, own) for method, own in chosen.items()}
 
 
 def _union(methods: Sequence[str]) -> dict[str, Reading]:
@@ -171,15 +188,14 @@ def _run(
     tests: Mapping[str, Table],
     share: float,
     together: str | None,
-    known: dict[str, dict[str, Measurement]] | None,
-    settings: Mapping[str, Any],
+    **given: Any,
 ) -> dict[str, Any]:
     training, held_out = table, dict(tests)
     if not tests:
         train_rows, test_rows = holdout(table, share, seed, HELD_OUT_LIMIT, together)
         training, held_out = table.select(train_rows), {"": table.select(test_rows)}
     reset_peak()
-    fitting = fit_rows(method, training, held_out, seed=seed, known=known, **settings)
+    fitting = fit_rows(method, training, held_out, seed=seed, **given)
     return {
         "before": {name: m.value for name, m in fitting.before.items()},
         "after": {name: m.value for name, m in fitting.after.items()},
