@@ -87,14 +87,14 @@ def compare(
         on_bad_row: "error" or "skip".
         holdout_share: share of the rows kept from training for measuring.
         measure_on: another table to measure on instead; or several by name, whose measures are then NAME/MEASURE.
-            On the command line: --measure-on NAME=TABLE NAME=TABLE ...
+            On the command line: --measure-on NAME=TABLE, once for each.
         max_length: tokens read of a text; None keeps the encoder's own limit.
         steps: optimiser steps; with `epochs` None too, one epoch (300 where a batch is the whole table).
         epochs: passes over the training rows.
         batch_size: examples whose embeddings are contrasted with each other.
         learning_rate: None means 5e-5 where all encoders that learn are pretrained, else 1e-3.
         options: METHOD.HYPERPARAMETER -> value, where a method is not to be compared as its paper has it. On the
-            command line: --options simcse.temperature=0.1 ...
+            command line: --option simcse.temperature=0.1, once for each.
 
     Raises:
         ArgumentError: fewer than two methods or seeds, an unknown measure, or an option of none of the methods.
