@@ -67,7 +67,7 @@ def board(data: DataFolder) -> Board:
             "64, learning rate 1e-3 for all: chosen once with SimCSE, on STS-B dev. Methods whose papers ask for "
             "another rate, more steps or a larger encoder are at a disadvantage.",
             "Hyperparameters of a method are its defaults, those of its paper, but for sizes, which are named below "
-            "the tables. dclr takes MiniLM as the encoder that tells paraphrases, which has learned from far more text.",
+            "the tables. dclr takes MiniLM, which has learned from far more text, as the judge of paraphrases.",
             "relatedness is the mean of the Spearman correlations on STS-B and SICK-R test; transfer is the mean "
             f"accuracy of a linear probe on {', '.join(TASKS)}, {PROBED:,} rows of each.",
         ),
