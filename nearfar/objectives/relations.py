@@ -1,4 +1,4 @@
-"""What an earlier network knew of classes whose examples are gone, kept by how new examples relate to them."""
+"""What another network knows, handed on by how rows relate to others: to class prototypes, or to a queue."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from torch import Tensor
 
 from nearfar.errors import ArgumentError
 from nearfar.geometry import finite_rows, unit_rows
-from nearfar.objectives.inputs import check_alike, check_one_width, check_same_shape
+from nearfar.objectives.inputs import check_alike, check_one_width, check_same_shape, check_temperature
+from nearfar.ops.row_chunks import over_row_chunks
 
 
 def relation_distillation(
@@ -63,9 +64,49 @@ def relation_distillation(
     now = _relations(features, prototypes, temperature)
     before = _relations(old_features.detach(), old_prototypes.detach(), temperature)
     if axis == "samples":
-        return _divergence(before, now, dim=0)
+        return _divergence(before, now, dim=0).sum()
     parts = zip(before.split(sizes, dim=1), now.split(sizes, dim=1), strict=True)
-    return torch.stack([_divergence(b, n, dim=1) for b, n in parts]).sum() / len(features)
+    return torch.stack([_divergence(b, n, dim=1).sum() for b, n in parts]).sum() / len(features)
+
+
+def dist_kl(student: Tensor, teacher: Tensor, queue: Tensor, *, tau_s: float, tau_t: float) -> Tensor:
+    """See how near a row is to those of a queue as a teacher sees it.
+
+        p_i = softmax_k(cos(teacher_i, queue_k) / tau_t),  q_i = softmax_k(cos(student_i, queue_k) / tau_s)
+        loss = mean_i KL(p_i || q_i) = mean_i sum_k p_ik log(p_ik / q_ik)
+
+    Gradients go to the student alone. A long queue is met by a few rows at a time, in the backward pass again, so
+    that no matrix of N x M is held.
+
+    Limkonchotiwat et al. "An Efficient Self-Supervised Cross-View Training For Sentence Embedding." TACL 2023, eq. 2.
+
+    Args:
+        student: rows in training [N, d].
+        teacher: the same examples, or other views of them, as the teacher sees them [N, d].
+        queue: rows that both are compared with [M, d], of the teacher.
+        tau_s: temperature of the student.
+        tau_t: temperature of the teacher. Below `tau_s` it asks for more contrast than the student has.
+
+    Raises:
+        ArgumentError: shapes differ, a row is zero or not finite, the queue is empty, or a temperature is not above 0.
+    """
+    check_same_shape(student, teacher)
+    check_one_width(student, queue)
+    check_temperature(tau_s)
+    check_temperature(tau_t)
+    if not len(student) or not len(queue):
+        raise ArgumentError(
+            f"dist_kl needs rows and a queue, got {len(student)} rows and a queue of {len(queue)}"
+        )
+    learning = unit_rows(student, "student")
+    knowing, remembered = unit_rows(teacher.detach(), "teacher"), unit_rows(queue.detach(), "queue").mT
+
+    def of_rows(rows: range) -> tuple[Tensor]:
+        few = slice(rows.start, rows.stop)
+        before, now = knowing[few] @ remembered / tau_t, learning[few] @ remembered / tau_s
+        return (_divergence(before, now, dim=1),)
+
+    return over_row_chunks(of_rows, len(student), len(queue))[0].mean()
 
 
 def _relations(features: Tensor, prototypes: Tensor, temperature: float) -> Tensor:
@@ -73,6 +114,6 @@ def _relations(features: Tensor, prototypes: Tensor, temperature: float) -> Tens
 
 
 def _divergence(before: Tensor, now: Tensor, dim: int) -> Tensor:
-    """KL of softmax distributions along `dim`, summed over the other."""
+    """KL of softmax distributions along `dim`, one for each place of the other."""
     target, log_now = before.log_softmax(dim), now.log_softmax(dim)
-    return (target.exp() * (target - log_now)).sum()
+    return (target.exp() * (target - log_now)).sum(dim)
