@@ -75,7 +75,9 @@ class SCT(Method):
         check_between(1e-4, math.inf, reference_temperature=reference_temperature, temperature=temperature)
         check_between(0, math.inf, self_weight=self_weight)
         if teacher == "none" and not self_weight:
-            raise ArgumentError("self_weight 0 without a teacher leaves nothing to learn from: name a teacher")
+            raise ArgumentError(
+                "self_weight 0 without a teacher leaves nothing to learn from: name a teacher"
+            )
         encoder.choose_pooling(pooling, default="mean")
         encoder.normalise = False  # heads see states at their own scale
         self.encoder = encoder

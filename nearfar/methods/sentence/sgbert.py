@@ -36,8 +36,9 @@ class SGBERT(Method):
         opt2   without the other c: -log of c_i.h_i among all h
         sg-opt the loss above
 
-    The released opt2 leaves out one more key, which the paper does not say and we do not do. The paper's third way
-    to pool a layer, the sum, is not offered. Adam has betas (0.9, 0.9) in the release and (0.9, 0.999) here.
+    sg and opt2 are as the paper has them: in the release the one does not run, and the other loses one more key.
+    The paper's third way to pool a layer, the sum, is not offered. Adam has betas (0.9, 0.9) in the release and
+    (0.9, 0.999) here.
 
     Args:
         temperature: t.
