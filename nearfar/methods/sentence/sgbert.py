@@ -66,6 +66,7 @@ class SGBERT(Method):
         super().__init__()
         check_between(1e-4, math.inf, temperature=temperature)
         check_between(0, math.inf, distance_weight=distance_weight)
+        check_between(1, math.inf, width=width)
         encoder.choose_pooling(pooling)
         encoder.normalise = False  # the head sees states at their own scale, as those of the copy
         self.encoder = encoder
