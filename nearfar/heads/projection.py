@@ -59,7 +59,7 @@ class Projection(nn.Module):
             self.map.append(nn.Tanh())
         if kind == "gelu_wide":
             self.map.append(nn.GELU())
-            for layer in self.map[::2]:
+            for layer in (layer for layer in self.map if isinstance(layer, nn.Linear)):
                 nn.init.normal_(layer.weight, std=0.02)
                 nn.init.zeros_(layer.bias)
 

@@ -45,7 +45,7 @@ def experiment(data: DataFolder) -> Experiment:
     tiny_mlm(data)  # trained before the arms, so that none of them pays for it
 
     def mechanism(space: Space) -> dict[str, float]:
-        """How far two views of a picture that nothing was trained on agree about other pictures, and find each other."""
+        """Whether two views of held-out pictures agree about others, and find each other."""
         one, two, others = (
             torch.from_numpy(space.encode(list(column)))
             for column in (
@@ -83,12 +83,12 @@ def experiment(data: DataFolder) -> Experiment:
         return SimCSE(encoder, pooling="cls")
 
     trained = {
-        "simcse": (arm(simcse, texts), PAIRS),
-        "simcse on pairs": (arm(simcse), PAIRS),
-        "sct": (arm(sct()), PAIRS),
-        "sct on texts": (arm(sct(), texts), PAIRS),
-        "sct identical view": (arm(sct(IdenticalView)), PAIRS),
-        "distilled": (arm(sct(teacher="minilm", self_weight=0.0)), PAIRS),
+        "simcse": arm(simcse, texts),
+        "simcse on pairs": arm(simcse),
+        "sct": arm(sct()),
+        "sct on texts": arm(sct(), texts),
+        "sct identical view": arm(sct(IdenticalView)),
+        "distilled": arm(sct(teacher="minilm", self_weight=0.0)),
     }
     return Experiment(
         data={
@@ -96,7 +96,7 @@ def experiment(data: DataFolder) -> Experiment:
             "training texts": texts.fingerprint,
             **fingerprints(tests),
         },
-        arms={"untrained mean": start, **{name: run for name, (run, _) in trained.items()}},
+        arms={"untrained mean": start, **trained},
         claims=(
             Claim("SCT on pairs beats SimCSE on pairs on STS-B", "sct", "simcse on pairs", "sts-b"),
             Claim("SCT on texts beats SimCSE on texts on STS-B", "sct on texts", "simcse", "sts-b"),
@@ -126,7 +126,7 @@ def experiment(data: DataFolder) -> Experiment:
             ),
             Claim("the other caption of a held-out picture is found sooner", "sct", "untrained mean", FOUND),
         ),
-        examples={name: count for name, (_, count) in trained.items()},
+        examples=dict.fromkeys(trained, PAIRS),
         deviations=(
             *DEVIATIONS,
             f"{PAIRS:,} pairs of captions of one picture in place of sentences of SNLI and MNLI translated to German "
