@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from nearfar.errors import ArgumentError
 from nearfar.objectives import dist_kl, relation_distillation
-from nearfar.ops import row_chunks
+from nearfar.ops import softmax_divergence
 
 AXES = ("samples", "classes")
 
@@ -174,8 +174,7 @@ def test_a_few_rows_at_a_time_change_nothing(monkeypatch: pytest.MonkeyPatch) ->
     whole, pieces = STUDENT.clone().requires_grad_(), STUDENT.clone().requires_grad_()
     expected = dist_kl(whole, TEACHER, QUEUE, tau_s=0.3, tau_t=0.2)
     expected.backward()
-    monkeypatch.setattr(row_chunks, "TEXTBOOK_CELLS", 0)
-    monkeypatch.setattr(row_chunks, "CHUNK_CELLS", 2 * len(QUEUE))
+    monkeypatch.setattr(softmax_divergence, "TEXTBOOK_CELLS", 2 * len(QUEUE))
     found = dist_kl(pieces, TEACHER, QUEUE, tau_s=0.3, tau_t=0.2)
     found.backward()
     torch.testing.assert_close(found, expected)
@@ -208,3 +207,14 @@ def test_what_no_student_can_learn_from_is_refused(
     for taus in ({"tau_s": tau, "tau_t": 0.1}, {"tau_s": 0.1, "tau_t": tau}):
         with pytest.raises(ArgumentError, match=message):
             dist_kl(student, teacher, queue, **taus)
+
+
+def test_there_are_no_second_derivatives_rather_than_wrong_ones() -> None:
+    student = STUDENT.clone().requires_grad_()
+    (first,) = torch.autograd.grad(dist_kl(student, TEACHER, QUEUE, tau_s=0.3, tau_t=0.2) * 2, student)
+    (once,) = torch.autograd.grad(dist_kl(student, TEACHER, QUEUE, tau_s=0.3, tau_t=0.2), student)
+    torch.testing.assert_close(first, 2 * once)
+    with pytest.raises(RuntimeError, match="second derivatives"):
+        torch.autograd.grad(
+            dist_kl(student, TEACHER, QUEUE, tau_s=0.3, tau_t=0.2), student, create_graph=True
+        )

@@ -11,7 +11,7 @@ from torch import Tensor
 def weight_distance(weights: Iterable[Tensor], anchors: Iterable[Tensor]) -> Tensor:
     """How far weights have moved: sum over all tensors of |weight - anchor|^2, a SUM over every entry.
 
-    Kim, Yoo, Lee. "Self-Guided Contrastive Learning for BERT Sentence Representations." ACL 2021, eq. 4.
+    Kim, Yoo, Lee. "Self-Guided Contrastive Learning for BERT Sentence Representations." ACL 2021.
 
     Args:
         weights: at least one.

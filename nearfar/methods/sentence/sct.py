@@ -47,8 +47,8 @@ class SCT(Method):
 
     Args:
         teacher: "none", or a trained encoder to learn from: "minilm", a folder, or a name on the hub.
-        queue: K, references kept of each view. 131,072 for the paper's tiny and mini encoders, 65,536 for its small
-            and base, 16,384 for its large ones.
+        queue: K, references kept of each view, in every checkpoint too. 131,072 for the paper's tiny and mini
+            encoders, 65,536 for its small and base, 16,384 for its large ones.
         reference_temperature: t_r: .03, .01, .02, .04, .04 for these five.
         temperature: t: .04, .03, .03, .05, .05.
         self_weight: of the loss with references of its own, beside that of a teacher.
