@@ -24,7 +24,7 @@ def softmax_divergence(learning: Tensor, knowing: Tensor, keys: Tensor, tau_l: f
         tau_l: temperature of `learning`.
         tau_k: temperature of `knowing`.
     """
-    found: Tensor = _Divergence.apply(learning, knowing.detach(), keys.detach(), tau_l, tau_k)  # type: ignore[no-untyped-call]
+    found: Tensor = _Divergence.apply(learning, knowing.detach(), keys.detach(), tau_l, tau_k)
     return found
 
 

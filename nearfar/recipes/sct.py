@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from nearfar.data.table import Table
+from nearfar.encoders.encoder import Features
+from nearfar.encoders.given import GivenVectors
 from nearfar.encoders.text import TransformerText
 from nearfar.experiment import Claim, DataFolder, Experiment
 from nearfar.measures.retrieval import retrieval_metrics
@@ -25,10 +27,12 @@ from nearfar.recipes.sentences import (
     sts_tests,
     untrained,
 )
+from nearfar.recipes.teachers import teacher_rows
 from nearfar.recipes.tiny_mlm import captions, tiny_mlm
 from nearfar.space import Space
+from nearfar.training.teacher import FrozenTeacher
 
-PAIRS = 3_000
+PAIRS = 2_500
 QUEUE = 1_024
 HELD_OUT = 1_000
 TAUS = {"tau_s": 0.04, "tau_t": 0.03}
@@ -37,12 +41,19 @@ FOUND = "mrr@10 of the other caption"
 
 
 def experiment(data: DataFolder) -> Experiment:
-    """3,000 pairs of captions of one picture, one epoch, from the tiny MLM encoder; tested on STS-B and SICK-R."""
+    """2,500 pairs of captions of one picture, one epoch, from the tiny MLM encoder; tested on STS-B and SICK-R."""
     tests = sts_tests(data)
     pairs = caption_pairs(data, PAIRS)
     texts = Table.from_columns({"text": pairs.column("text")}, name="captions")
     views = captions(data).tail(2 * HELD_OUT)
     tiny_mlm(data)  # trained before the arms, so that none of them pays for it
+    seen = dict(
+        zip(
+            pairs.column("text") + pairs.column("positive"),
+            torch.cat(teacher_rows(pairs, "captions", 32)),
+            strict=True,
+        )
+    )
 
     def mechanism(space: Space) -> dict[str, float]:
         """Whether two views of held-out pictures agree about others, and find each other."""
@@ -79,6 +90,11 @@ def experiment(data: DataFolder) -> Experiment:
     def sct(make: type[SCT] = SCT, **settings: Any) -> Callable[[TransformerText], SCT]:
         return lambda encoder: make(encoder, queue=QUEUE, pooling="mean", **settings)
 
+    def distilled(encoder: TransformerText) -> SCT:
+        method = sct(teacher="minilm", self_weight=0.0)(encoder)
+        method.teacher = FrozenTeacher(Remembered(seen))  # type: ignore[arg-type]
+        return method
+
     def simcse(encoder: TransformerText) -> SimCSE:
         return SimCSE(encoder, pooling="cls")
 
@@ -87,7 +103,7 @@ def experiment(data: DataFolder) -> Experiment:
         "simcse on pairs": arm(simcse),
         "sct": arm(sct()),
         "sct identical view": arm(sct(IdenticalView)),
-        "distilled": arm(sct(teacher="minilm", self_weight=0.0)),
+        "distilled": arm(distilled),
     }
     return Experiment(
         data={
@@ -132,9 +148,24 @@ def experiment(data: DataFolder) -> Experiment:
             "and French and back: back-translation itself stays untested",
             f"one epoch in place of 10, batches of 64 in place of 128, a queue of {QUEUE:,} in place of 131,072",
             "MiniLM, trained by contrast, as the teacher in place of SimCSE's BERT-large; only its loss, as in the "
-            "released script, but from the tiny MLM encoder and not from a trained SCT",
+            "released script, but from the tiny MLM encoder and not from a trained SCT; it reads "
+            "the pairs once for all seeds, which is not in the cost",
         ),
     )
+
+
+class Remembered(nn.Module):
+    """A teacher that has read the captions before: it looks up what it made of them."""
+
+    def __init__(self, seen: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self.seen = seen
+
+    def prepare(self, texts: Sequence[str]) -> dict[str, Tensor]:
+        return {"values": torch.stack([self.seen[text] for text in texts])}
+
+    def forward(self, inputs: dict[str, Tensor]) -> Features:
+        return GivenVectors(inputs["values"].shape[1])(inputs)
 
 
 class IdenticalView(SCT):
