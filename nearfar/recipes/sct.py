@@ -21,10 +21,9 @@ from nearfar.objectives import dist_kl
 from nearfar.recipes.sentences import (
     DEVIATIONS,
     caption_pairs,
-    figures,
     fingerprints,
-    fitted,
     sts_tests,
+    trained,
     untrained,
 )
 from nearfar.recipes.teachers import teacher_rows
@@ -76,16 +75,7 @@ def experiment(data: DataFolder) -> Experiment:
     def arm(
         make: Callable[[TransformerText], Method], table: Table = pairs
     ) -> Callable[[int], dict[str, float]]:
-        def run(seed: int) -> dict[str, float]:
-            encoder = tiny_mlm(data)
-            torch.manual_seed(seed)
-            space = fitted(make(encoder), table, seed)
-            return {**figures(space, tests), **mechanism(space)}
-
-        return run
-
-    def start(seed: int) -> dict[str, float]:
-        return {**untrained(data, tests, "mean")(seed), **mechanism(Space({"text": tiny_mlm(data)}))}
+        return trained(data, tests, table, make, more=mechanism)
 
     def sct(make: type[SCT] = SCT, **settings: Any) -> Callable[[TransformerText], SCT]:
         return lambda encoder: make(encoder, queue=QUEUE, pooling="mean", **settings)
@@ -98,7 +88,7 @@ def experiment(data: DataFolder) -> Experiment:
     def simcse(encoder: TransformerText) -> SimCSE:
         return SimCSE(encoder, pooling="cls")
 
-    trained = {
+    arms = {
         "simcse": arm(simcse, texts),
         "simcse on pairs": arm(simcse),
         "sct": arm(sct()),
@@ -111,7 +101,7 @@ def experiment(data: DataFolder) -> Experiment:
             "training texts": texts.fingerprint,
             **fingerprints(tests),
         },
-        arms={"untrained mean": start, **trained},
+        arms={"untrained mean": untrained(data, tests, "mean", mechanism), **arms},
         claims=(
             Claim("SCT on pairs beats SimCSE on pairs on STS-B", "sct", "simcse on pairs", "sts-b"),
             Claim("SCT on pairs beats SimCSE on their texts on STS-B", "sct", "simcse", "sts-b"),
@@ -141,7 +131,7 @@ def experiment(data: DataFolder) -> Experiment:
             ),
             Claim("the other caption of a held-out picture is found sooner", "sct", "untrained mean", FOUND),
         ),
-        examples=dict.fromkeys(trained, PAIRS),
+        examples=dict.fromkeys(arms, PAIRS),
         deviations=(
             *DEVIATIONS,
             f"{PAIRS:,} pairs of captions of one picture in place of sentences of SNLI and MNLI translated to German "

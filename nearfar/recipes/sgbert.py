@@ -19,14 +19,7 @@ from nearfar.method import Method
 from nearfar.methods.sentence.sgbert import SGBERT
 from nearfar.methods.sentence.simcse import SimCSE
 from nearfar.objectives import weight_distance
-from nearfar.recipes.sentences import (
-    DEVIATIONS,
-    figures,
-    fingerprints,
-    fitted,
-    sts_tests,
-    untrained,
-)
+from nearfar.recipes.sentences import DEVIATIONS, fingerprints, sts_tests, trained, untrained
 from nearfar.recipes.tiny_mlm import tiny_mlm
 from nearfar.space import Space
 
@@ -45,45 +38,29 @@ def experiment(data: DataFolder) -> Experiment:
     layers = layer_cosines(base, tests["sts-b"])
 
     def mechanism(space: Space) -> dict[str, float]:
-        """How far the vectors order pairs as the layers of the frozen copy do."""
+        """How far the vectors order pairs as the layers of the frozen copy do, and how far the weights have moved."""
         one, two = (space.encode(list(tests["sts-b"][name])) for name in ("sentence1", "sentence2"))
-        return {LAYERS: float(sts(pair_cosines(one, two), layers))}
+        with torch.no_grad():
+            moved = float(weight_distance(space.encoders["text"].parameters(), base.parameters()))
+        return {LAYERS: float(sts(pair_cosines(one, two), layers)), DISTANCE: moved}
 
     def arm(make: Callable[[TransformerText], Method]) -> Callable[[int], dict[str, float]]:
-        def run(seed: int) -> dict[str, float]:
-            encoder = tiny_mlm(data)
-            torch.manual_seed(seed)
-            space = fitted(make(encoder), texts, seed, batch_size=BATCH)
-            with torch.no_grad():
-                moved = float(weight_distance(encoder.parameters(), base.parameters()))
-            return {**figures(space, tests), **mechanism(space), DISTANCE: moved}
-
-        return run
-
-    def start(pooling: str) -> Callable[[int], dict[str, float]]:
-        def run(seed: int) -> dict[str, float]:
-            encoder = tiny_mlm(data)
-            encoder.pooling = pooling
-            return {**untrained(data, tests, pooling)(seed), **mechanism(Space({"text": encoder}))}
-
-        return run
+        return trained(data, tests, texts, make, more=mechanism, batch_size=BATCH)
 
     def guided(**settings: Any) -> Callable[[TransformerText], SGBERT]:
         return lambda encoder: SGBERT(encoder, pooling="cls", width=WIDTH, **settings)
 
-    trained = {
+    arms = {
         "sg-opt": arm(guided()),
         "sg": arm(guided(form="sg")),
         "one layer": arm(guided(form="opt2")),
         "sg-opt without distance": arm(guided(distance_weight=0.0)),
         "simcse": arm(lambda encoder: SimCSE(encoder, pooling="cls")),
     }
+    starts = {f"untrained {kind}": untrained(data, tests, kind, mechanism) for kind in ("cls", "mean")}
     return Experiment(
-        data={
-            "training texts": texts.fingerprint,
-            **fingerprints(tests),
-        },
-        arms={"untrained cls": start("cls"), "untrained mean": start("mean"), **trained},
+        data={"training texts": texts.fingerprint, **fingerprints(tests)},
+        arms=starts | arms,
         claims=(
             Claim("SG-OPT beats SimCSE on STS-B", "sg-opt", "simcse", "sts-b"),
             Claim("SG-OPT beats the CLS vector it starts from on STS-B", "sg-opt", "untrained cls", "sts-b"),
@@ -101,7 +78,7 @@ def experiment(data: DataFolder) -> Experiment:
             Claim("SimCSE takes over less of it", "sg-opt", "simcse", LAYERS),
             Claim("the distance holds the weights", "sg-opt", "sg-opt without distance", DISTANCE, "lower"),
         ),
-        examples=dict.fromkeys(trained, TEXTS),
+        examples=dict.fromkeys(arms, TEXTS),
         deviations=(
             *DEVIATIONS,
             f"{TEXTS:,} sentences of STS-B without those of its test part, which the paper trains on too",
