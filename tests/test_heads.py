@@ -7,6 +7,7 @@ import math
 
 import pytest
 import torch
+from torch.nn.functional import gelu
 
 from nearfar.errors import ArgumentError, ArtefactError
 from nearfar.heads import make_head
@@ -111,6 +112,8 @@ def test_pool_says_what_is_wrong() -> None:
         ((6, 4), "norm_tanh"),
         ((6, 8, 4), "mlp"),
         ((6, 8, 8, 4), "mlp_bn"),
+        ((6, 8, 8), "gelu_wide"),
+        ((6, 8, 6), "stacked"),
     ],
 )
 def test_head_is_rebuilt_from_json_and_weights(dims: tuple[int, ...], kind: str) -> None:
@@ -140,6 +143,23 @@ def test_projection_formulas() -> None:
     hidden = Projection(5, 6, 3, kind="mlp")
     one, two = hidden.map[0], hidden.map[2]
     torch.testing.assert_close(hidden(x), two(one(x).relu()))  # type: ignore[operator]
+
+
+def test_wide_and_stacked_heads() -> None:
+    x = torch.randn(7, 5)
+    wide = Projection(5, 400, 300, kind="gelu_wide")
+    one, two = wide.map[0], wide.map[2]
+    torch.testing.assert_close(wide(x), gelu(two(gelu(one(x)))))  # type: ignore[operator]
+    for layer in (one, two):
+        assert float(layer.weight.std()) == pytest.approx(0.02, rel=0.1)  # type: ignore[operator, union-attr]
+        assert not layer.bias.any()  # type: ignore[operator, union-attr]
+    stacked = Projection(5, 50, 5, kind="stacked")
+    expected = x
+    for block in (0, 3, 6):
+        expected = stacked.map[block + 2](stacked.map[block](expected).relu())
+    torch.testing.assert_close(stacked(x), expected)
+    assert [type(layer).__name__ for layer in stacked.map] == ["Linear", "ReLU", "Linear"] * 3
+    assert len({id(layer) for layer in stacked.map}) == 9, "blocks of their own"
 
 
 def test_a_bilinear_head_turns_its_score_into_an_inner_product() -> None:
@@ -195,6 +215,8 @@ def test_heads_say_what_is_wrong() -> None:
         Projection(4, 4, 4, kind="tanh")
     with pytest.raises(ArgumentError, match="at least three"):
         Projection(4, 4, kind="mlp")
+    with pytest.raises(ArgumentError, match="width it begins with"):
+        Projection(4, 8, 5, kind="stacked")
     with pytest.raises(ArtefactError, match=r"os\.system"):
         make_head({"class": "os.system", "dims": []})
     with pytest.raises(ArtefactError, match="broken"):

@@ -1,4 +1,4 @@
-"""Relation distillation: what has not changed costs nothing; the rest is a divergence over samples or classes."""
+"""Relations handed on: what has not changed costs nothing; the rest is a divergence over samples, classes, a queue."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from nearfar.errors import ArgumentError
-from nearfar.objectives import relation_distillation
+from nearfar.objectives import dist_kl, relation_distillation
+from nearfar.ops import softmax_divergence
 
 AXES = ("samples", "classes")
 
@@ -117,3 +118,103 @@ def test_a_class_alone_in_its_group_says_nothing_over_classes_and_much_over_samp
 def test_what_does_not_fit_is_refused(changed: dict[str, Any], message: str) -> None:
     with pytest.raises(ArgumentError, match=message):
         loss(**{"axis": "samples", **changed})
+
+
+# -- against a queue -------------------------------------------------------------------------------
+
+STUDENT, TEACHER, QUEUE = waves(1.3, 5), waves(0.7, 5), waves(2.1, 7)
+
+
+def by_loops(student: Tensor, teacher: Tensor, queue: Tensor, tau_s: float, tau_t: float) -> float:
+    total = 0.0
+    for s, t in zip(student, teacher, strict=True):
+        q = (functional.cosine_similarity(s[None], queue) / tau_s).softmax(0)
+        p = (functional.cosine_similarity(t[None], queue) / tau_t).softmax(0)
+        total += float((p * (p / q).log()).sum())
+    return total / len(student)
+
+
+@pytest.mark.parametrize("taus", [(0.3, 0.3), (0.5, 0.2), (0.2, 0.5)])
+def test_it_is_the_divergence_from_the_student_as_the_teacher_weighs_it(taus: tuple[float, float]) -> None:
+    tau_s, tau_t = taus
+    found = float(dist_kl(STUDENT, TEACHER, QUEUE, tau_s=tau_s, tau_t=tau_t))
+    assert found == pytest.approx(by_loops(STUDENT, TEACHER, QUEUE, tau_s, tau_t), rel=1e-9)
+    turned = by_loops(TEACHER, STUDENT, QUEUE, tau_t, tau_s)  # KL(q || p) instead of KL(p || q)
+    assert abs(found - turned) > 1e-3
+    assert abs(found - by_loops(STUDENT, TEACHER, QUEUE, tau_t, tau_s)) > 1e-3 or tau_s == tau_t
+
+
+def test_a_student_that_is_its_teacher_has_nothing_to_learn_unless_it_must_be_surer() -> None:
+    student = TEACHER.clone().requires_grad_()
+    loss = dist_kl(student, TEACHER, QUEUE, tau_s=0.1, tau_t=0.1)
+    loss.backward()
+    assert loss.item() == pytest.approx(0, abs=1e-12)
+    torch.testing.assert_close(student.grad, torch.zeros_like(TEACHER), rtol=0, atol=1e-10)
+    assert float(dist_kl(TEACHER, TEACHER, QUEUE, tau_s=0.1, tau_t=0.05)) > 0.01
+
+
+def test_only_the_student_learns_and_only_directions_count() -> None:
+    given = [tensor.clone().requires_grad_() for tensor in (STUDENT, TEACHER, QUEUE)]
+    dist_kl(*given, tau_s=0.3, tau_t=0.2).backward()
+    student, teacher, queue = (tensor.grad for tensor in given)
+    assert student is not None
+    assert (student.abs().sum(1) > 1e-4).all()
+    assert teacher is None
+    assert queue is None
+    one = dist_kl(STUDENT, TEACHER, QUEUE, tau_s=0.3, tau_t=0.2)
+    torch.testing.assert_close(dist_kl(3 * STUDENT, 0.1 * TEACHER, 7 * QUEUE, tau_s=0.3, tau_t=0.2), one)
+    order = torch.tensor([3, 1, 0, 6, 5, 2, 4])
+    torch.testing.assert_close(dist_kl(STUDENT, TEACHER, QUEUE[order], tau_s=0.3, tau_t=0.2), one)
+    assert torch.autograd.gradcheck(
+        lambda s: dist_kl(s, TEACHER, QUEUE, tau_s=0.3, tau_t=0.2), (STUDENT.clone().requires_grad_(),)
+    )
+
+
+def test_a_few_rows_at_a_time_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, pieces = STUDENT.clone().requires_grad_(), STUDENT.clone().requires_grad_()
+    expected = dist_kl(whole, TEACHER, QUEUE, tau_s=0.3, tau_t=0.2)
+    expected.backward()
+    monkeypatch.setattr(softmax_divergence, "TEXTBOOK_CELLS", 2 * len(QUEUE))
+    found = dist_kl(pieces, TEACHER, QUEUE, tau_s=0.3, tau_t=0.2)
+    found.backward()
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(pieces.grad, whole.grad)
+
+
+def test_a_sure_teacher_gives_no_nan_at_low_temperatures_in_half_precision() -> None:
+    student = STUDENT.bfloat16().requires_grad_()
+    loss = dist_kl(student, TEACHER.float(), QUEUE.float(), tau_s=0.01, tau_t=0.001)
+    loss.backward()
+    assert loss.isfinite()
+    assert student.grad is not None
+    assert student.grad.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("student", "teacher", "queue", "tau", "message"),
+    [
+        (STUDENT, TEACHER[:4], QUEUE, 0.1, "row-aligned"),
+        (STUDENT, TEACHER, QUEUE[:, :3], 0.1, "width"),
+        (STUDENT, TEACHER, QUEUE[:0], 0.1, "queue of 0"),
+        (STUDENT * 0, TEACHER, QUEUE, 0.1, "student: row 1"),
+        (STUDENT, TEACHER * torch.nan, QUEUE, 0.1, "teacher: row 1"),
+        (STUDENT, TEACHER, QUEUE, 0.0, "above 0"),
+    ],
+)
+def test_what_no_student_can_learn_from_is_refused(
+    student: Tensor, teacher: Tensor, queue: Tensor, tau: float, message: str
+) -> None:
+    for taus in ({"tau_s": tau, "tau_t": 0.1}, {"tau_s": 0.1, "tau_t": tau}):
+        with pytest.raises(ArgumentError, match=message):
+            dist_kl(student, teacher, queue, **taus)
+
+
+def test_there_are_no_second_derivatives_rather_than_wrong_ones() -> None:
+    student = STUDENT.clone().requires_grad_()
+    (first,) = torch.autograd.grad(dist_kl(student, TEACHER, QUEUE, tau_s=0.3, tau_t=0.2) * 2, student)
+    (once,) = torch.autograd.grad(dist_kl(student, TEACHER, QUEUE, tau_s=0.3, tau_t=0.2), student)
+    torch.testing.assert_close(first, 2 * once)
+    with pytest.raises(RuntimeError, match="second derivatives"):
+        torch.autograd.grad(
+            dist_kl(student, TEACHER, QUEUE, tau_s=0.3, tau_t=0.2), student, create_graph=True
+        )

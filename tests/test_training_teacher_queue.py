@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from nearfar.batching.queue import Queue
 from nearfar.training.optimiser import make_optimiser
 from nearfar.training.settings import Settings
-from nearfar.training.teacher import EMATeacher
+from nearfar.training.teacher import EMATeacher, FrozenTeacher
 
 
 def numbered(start: int, n: int, dim: int = 2) -> Tensor:
@@ -100,6 +100,28 @@ def test_it_is_saved_and_goes_on_where_it_was() -> None:
 def network() -> nn.Module:
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
+
+
+def test_a_frozen_teacher_neither_learns_nor_leaves_evaluation_mode() -> None:
+    student = network()
+    owner = nn.ModuleDict({"student": student, "teacher": FrozenTeacher(student)}).train()
+    teacher = owner["teacher"]
+    x = torch.randn(6, 3)
+    before = teacher(x)
+    assert student.training
+    assert not any(part.training for part in teacher.modules())
+    student(x * 9)  # moves the statistics of the student alone
+    with torch.no_grad():
+        for parameter in student.parameters():
+            parameter += 1
+    assert torch.equal(teacher(x), before)
+    assert not any(p.requires_grad for p in teacher.parameters())
+    assert not teacher(x.requires_grad_()).requires_grad
+    owner.eval().train()
+    assert not any(part.training for part in teacher.modules())
+    again = FrozenTeacher(network())
+    again.load_state_dict(teacher.state_dict())
+    assert torch.equal(again(x), before)
 
 
 def shifted(module: nn.Module, by: float = 1.0) -> nn.Module:

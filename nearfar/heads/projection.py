@@ -9,7 +9,9 @@ from torch import Tensor, nn
 from nearfar.errors import ArgumentError
 from nearfar.heads.mlp import mlp
 
-Kind = Literal["linear", "tanh", "normed", "norm_tanh", "mlp", "mlp_bn", "mlp_elu"]
+Kind = Literal["linear", "tanh", "normed", "norm_tanh", "mlp", "mlp_bn", "mlp_elu", "gelu_wide", "stacked"]
+BLOCKS = 3
+"""Of a stack, as in SCT's released code."""
 
 
 class Projection(nn.Module):
@@ -22,13 +24,16 @@ class Projection(nn.Module):
     mlp_bn:  the same with batch norm before each relu   SimCLR as released, Barlow Twins
     norm_tanh: tanh(LayerNorm(W x + b))         trunks of DrQ-v2 (Yarats et al., ICLR 2022), TACO
     mlp_elu: W2 elu(W1 x + b1) + b2             Zhu et al., GRACE, 2020, and other methods for graphs
+    gelu_wide: gelu(W2 gelu(W1 x + b1) + b2), W drawn with deviation 0.02, b = 0   Kim et al., SG-BERT, ACL 2021
+    stacked: three times W2 relu(W1 x + b1) + b2, nothing between them   Limkonchotiwat et al., SCT, TACL 2023
 
     Args:
         dims: widths, input first: two where there is one linear layer, at least three for the others.
         kind: see above.
 
     Raises:
-        ArgumentError: an unknown kind, or the wrong number of widths for it.
+        ArgumentError: an unknown kind, or the wrong number of widths for it, or a stack that ends in another width
+            than it begins with.
     """
 
     def __init__(self, *dims: int, kind: Kind = "linear") -> None:
@@ -39,13 +44,24 @@ class Projection(nn.Module):
         if (len(dims) == 2) != one_layer or len(dims) < 2:
             wanted = "two widths (in, out)" if one_layer else "at least three widths (in, hidden, out)"
             raise ArgumentError(f"Projection of kind {kind!r} takes {wanted}; got {dims}")
+        if kind == "stacked" and dims[0] != dims[-1]:
+            raise ArgumentError(f"a stack of blocks ends in the width it begins with; got {dims}")
         self.dims, self.kind = dims, kind
-        activation = nn.ELU if kind == "mlp_elu" else nn.ReLU
-        self.map = mlp(dims, norm="batch" if kind == "mlp_bn" else None, activation=activation)
+        activation = {"mlp_elu": nn.ELU, "gelu_wide": nn.GELU}.get(kind, nn.ReLU)
+        norm = "batch" if kind == "mlp_bn" else None
+        blocks = BLOCKS if kind == "stacked" else 1
+        self.map = nn.Sequential(
+            *[layer for _ in range(blocks) for layer in mlp(dims, norm, activation=activation)]
+        )
         if kind in ("normed", "norm_tanh"):
             self.map.append(nn.LayerNorm(dims[-1]))
         if kind in ("tanh", "norm_tanh"):
             self.map.append(nn.Tanh())
+        if kind == "gelu_wide":
+            self.map.append(nn.GELU())
+            for layer in (layer for layer in self.map if isinstance(layer, nn.Linear)):
+                nn.init.normal_(layer.weight, std=0.02)
+                nn.init.zeros_(layer.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., dims[0]] -> [..., dims[-1]] (2-D only for mlp_bn)."""

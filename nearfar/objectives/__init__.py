@@ -13,12 +13,13 @@ from nearfar.objectives.info_nce import info_nce, info_nce_from_scores, nt_xent,
 from nearfar.objectives.margins import band_hinge, pair_margin, triplet_margin
 from nearfar.objectives.negatives import number_of_negatives
 from nearfar.objectives.pairing import Pairing
-from nearfar.objectives.relations import relation_distillation
+from nearfar.objectives.relations import dist_kl, relation_distillation
 from nearfar.objectives.set_repulsion import set_repulsion
 from nearfar.objectives.temperature import Temperature
 from nearfar.objectives.tile import Block, Tile
 from nearfar.objectives.tokens import token_contrast
 from nearfar.objectives.uniformity import uniform_optimum, uniformity, uniformity_to_queue
+from nearfar.objectives.weights import weight_distance
 
 __all__ = [
     "Block",
@@ -34,6 +35,7 @@ __all__ = [
     "cone_entailment",
     "ctc_loss",
     "discriminator_hinge",
+    "dist_kl",
     "edge_density",
     "generator_hinge",
     "imbalance",
@@ -53,4 +55,5 @@ __all__ = [
     "uniformity",
     "uniformity_to_queue",
     "unused_codes",
+    "weight_distance",
 ]

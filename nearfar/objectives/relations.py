@@ -1,4 +1,4 @@
-"""What an earlier network knew of classes whose examples are gone, kept by how new examples relate to them."""
+"""What another network knows, handed on by how rows relate to others: to class prototypes, or to a queue."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from torch import Tensor
 
 from nearfar.errors import ArgumentError
 from nearfar.geometry import finite_rows, unit_rows
-from nearfar.objectives.inputs import check_alike, check_one_width, check_same_shape
+from nearfar.objectives.inputs import check_alike, check_one_width, check_same_shape, check_temperature
+from nearfar.ops.softmax_divergence import softmax_divergence
 
 
 def relation_distillation(
@@ -66,6 +67,39 @@ def relation_distillation(
         return _divergence(before, now, dim=0)
     parts = zip(before.split(sizes, dim=1), now.split(sizes, dim=1), strict=True)
     return torch.stack([_divergence(b, n, dim=1) for b, n in parts]).sum() / len(features)
+
+
+def dist_kl(student: Tensor, teacher: Tensor, queue: Tensor, *, tau_s: float, tau_t: float) -> Tensor:
+    """See how near a row is to those of a queue as a teacher sees it.
+
+        p_i = softmax_k(cos(teacher_i, queue_k) / tau_t),  q_i = softmax_k(cos(student_i, queue_k) / tau_s)
+        loss = mean_i KL(p_i || q_i) = mean_i sum_k p_ik log(p_ik / q_ik)
+
+    Gradients go to the student alone. A long queue is met by a few rows at a time and no matrix of N x M is held;
+    there are no second derivatives.
+
+    Limkonchotiwat et al. "An Efficient Self-Supervised Cross-View Training For Sentence Embedding." TACL 2023.
+
+    Args:
+        student: rows in training [N, d].
+        teacher: the same examples, or other views of them, as the teacher sees them [N, d].
+        queue: rows that both are compared with [M, d], of the teacher.
+        tau_s: temperature of the student.
+        tau_t: temperature of the teacher. Below `tau_s` it asks for more contrast than the student has.
+
+    Raises:
+        ArgumentError: shapes differ, a row is zero or not finite, the queue is empty, or a temperature is not above 0.
+    """
+    check_same_shape(student, teacher)
+    check_one_width(student, queue)
+    check_temperature(tau_s)
+    check_temperature(tau_t)
+    if not len(student) or not len(queue):
+        raise ArgumentError(
+            f"dist_kl needs rows and a queue, got {len(student)} rows and a queue of {len(queue)}"
+        )
+    rows = unit_rows(student, "student"), unit_rows(teacher.detach(), "teacher")
+    return softmax_divergence(*rows, unit_rows(queue.detach(), "queue"), tau_s, tau_t)
 
 
 def _relations(features: Tensor, prototypes: Tensor, temperature: float) -> Tensor:

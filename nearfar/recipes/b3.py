@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,17 +12,14 @@ from torch import Tensor
 from nearfar.batching.order import batch_of, epoch_order
 from nearfar.batching.partition import share_inside
 from nearfar.batching.rank_graph import rank_graph
-from nearfar.data.kinds import Text
-from nearfar.data.source import cache_folder
 from nearfar.data.table import Table, read_table
-from nearfar.encoders import make_encoder
 from nearfar.encoders.text import TransformerText
 from nearfar.experiment import Claim, DataFolder, Experiment
-from nearfar.files import atomic_folder
 from nearfar.measures.retrieval import retrieval_metrics
 from nearfar.method import Embed
 from nearfar.methods.retrieval.b3 import B3
 from nearfar.objectives import Pairing, info_nce
+from nearfar.recipes.teachers import teacher_rows
 from nearfar.space import Space
 from nearfar.training.settings import Settings
 from nearfar.training.trainer import train
@@ -41,7 +36,9 @@ SETTINGS: dict[str, Any] = {"steps": STEPS, "learning_rate": 1e-3, "on_collapse"
 def experiment(data: DataFolder) -> Experiment:
     """Docstrings find functions: 10,000 pairs, tested on modules held out, among the functions of both sides."""
     training, test = tables()
-    taught = teacher_rows(training)  # made before the arms, so that none of them pays for it
+    taught = teacher_rows(
+        training, "python-code", TAUGHT_LENGTH
+    )  # made before the arms, so that none of them pays for it
 
     def arm(make: type[Taught], batch_size: int, **changed: Any) -> Callable[[int], dict[str, float]]:
         def run(seed: int) -> dict[str, float]:
@@ -162,23 +159,6 @@ def student(training: Table) -> TransformerText:
     """A small encoder from scratch, whose word pieces are those of the training texts."""
     texts = [*training.column("text"), *training.column("positive")]
     return TransformerText.tiny(texts, layers=2, ffn=256, max_length=LENGTH)
-
-
-def teacher_rows(training: Table) -> tuple[Tensor, Tensor]:
-    """Queries and targets as MiniLM sees them; computed at the first call and cached."""
-    key = hashlib.sha256(f"1 minilm {TAUGHT_LENGTH} {training.fingerprint}".encode()).hexdigest()[:16]
-    place = cache_folder() / "teachers" / f"python-code-{key}"
-    if not place.exists():
-        space = Space({"text": make_encoder("minilm", Text, [], max_length=TAUGHT_LENGTH)})
-        with atomic_folder(place, replace=True) as folder:
-            for role in ("text", "positive"):
-                np.save(folder / f"{role}.npy", space.encode(training.column(role)), allow_pickle=False)
-    queries, targets = (_loaded(place / f"{role}.npy") for role in ("text", "positive"))
-    return queries, targets
-
-
-def _loaded(file: Path) -> Tensor:
-    return torch.from_numpy(np.load(file, allow_pickle=False))
 
 
 def negatives_of(made: Taught, training: Table, batch_size: int, seed: int) -> dict[str, float]:

@@ -86,13 +86,20 @@ def fitted(method: Method, table: Table, seed: int, **settings: Any) -> Space:
     return method.space()
 
 
-def untrained(data: DataFolder, tests: Tests, pooling: str) -> Callable[[int], dict[str, float]]:
-    """An arm: the base encoder as it is, under a pooling."""
+More = Callable[[Space], dict[str, float]]
+"""Further figures of an arm, such as those of a method's mechanism."""
+
+
+def untrained(
+    data: DataFolder, tests: Tests, pooling: str, more: More = lambda space: {}
+) -> Callable[[int], dict[str, float]]:
+    """An arm: the base encoder as it is, under a pooling, measured on `tests` and by `more`."""
 
     def run(seed: int) -> dict[str, float]:
         encoder = tiny_mlm(data)
         encoder.pooling = pooling
-        return figures(Space({"text": encoder}), tests)
+        space = Space({"text": encoder})
+        return {**figures(space, tests), **more(space)}
 
     return run
 
@@ -103,6 +110,7 @@ def trained(
     table: Table,
     make: Callable[[Any], Method],
     base: Callable[[DataFolder], TransformerText] = tiny_mlm,
+    more: More = lambda space: {},
     **settings: Any,
 ) -> Callable[[int], dict[str, float]]:
     """An arm: a method made on the base encoder, trained on a table by `SETTINGS`.
@@ -113,12 +121,14 @@ def trained(
         table: training rows.
         make: encoder -> method.
         base: the encoder; `tiny_masked` where its head over the vocabulary is needed.
+        more: further figures of the space.
         settings: of training, in place of those in `SETTINGS`.
     """
 
     def run(seed: int) -> dict[str, float]:
         encoder = base(data)
         torch.manual_seed(seed)
-        return figures(fitted(make(encoder), table, seed, **settings), tests)
+        space = fitted(make(encoder), table, seed, **settings)
+        return {**figures(space, tests), **more(space)}
 
     return run

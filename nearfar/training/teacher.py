@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 import torch
 from torch import nn
@@ -16,6 +16,33 @@ M = TypeVar("M", bound=nn.Module)
 def snapshot(module: M) -> M:
     """A copy of a network as it is now, which never learns; it follows the mode (train or eval) of its owner."""
     return copy.deepcopy(module).requires_grad_(False)
+
+
+class FrozenTeacher(nn.Module, Generic[M]):
+    """A copy of a network as it is now, which never learns and stays in evaluation mode whatever its owner's mode is.
+
+    Args:
+        module: the network; not registered as a part of this module.
+
+    Attributes:
+        model: the copy. Called directly it is like any network; this module calls it without gradient.
+    """
+
+    model: M
+
+    def __init__(self, module: M) -> None:
+        super().__init__()
+        self.model = snapshot(module)
+        self.eval()
+
+    def train(self, mode: bool = True) -> Self:
+        """Stay in evaluation mode."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def forward(self, *inputs: Any, **options: Any) -> Any:
+        """What the network makes of its inputs."""
+        return self.model(*inputs, **options)
 
 
 class EMATeacher(nn.Module):
