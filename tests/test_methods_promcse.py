@@ -19,6 +19,7 @@ from nearfar.geometry import cosine
 from nearfar.method import Batch
 from nearfar.methods.sentence.promcse import PromCSE
 from nearfar.methods.sentence.simcse import SimCSE
+from nearfar.recipes.promcse import _margin
 from nearfar.space import Space
 
 TEXTS = ["rain", "snow fell on the old town", "fog in the valley", "a storm and a cold night"]
@@ -228,3 +229,10 @@ def test_lines_of_any_length_and_script_are_read(encoder: TransformerText) -> No
     odd = ["the of and", "a", "rain " * 10_000, "дождь 雨 مطر", "rain", "rain", "rain", "\U0001f327"]
     terms = method.loss(batch(method, odd))
     assert bool(total(terms).isfinite())
+
+
+def test_the_margin_of_the_experiment_is_to_the_nearest_of_all_others() -> None:
+    z = {name: torch.nn.functional.normalize(rows, dim=1) for name, rows in triplets().items()}
+    far = z["text"] @ torch.cat([z["positive"], z["negative"]]).T
+    expected = [float(row[i] - max(x for j, x in enumerate(row) if j != i)) for i, row in enumerate(far)]
+    assert _margin(*(rows.numpy() for rows in z.values())) == pytest.approx(float(np.mean(expected)))
