@@ -80,7 +80,7 @@ class PrefixText(TransformerText):
         config = model.config
         dropout = getattr(config, "hidden_dropout_prob", getattr(config, "dropout", 0.1))  # of DistilBERT
         layers, heads = config.num_hidden_layers, config.num_attention_heads
-        self.prompt = Prompt(layers, heads, prompt_length, self.dim, dropout)
+        self.prompt = Prompt(layers, heads, prompt_length, self.dim, dropout).to(model.device)
         self._require_reach()
 
     @classmethod
