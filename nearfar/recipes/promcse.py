@@ -50,6 +50,7 @@ def experiment(data: DataFolder) -> Experiment:
         def run(seed: int) -> dict[str, float]:
             encoder = tiny_mlm(data)
             encoder.set_max_length(LENGTH)
+            encoder.pooling = "cls"
             torch.manual_seed(seed)
             method = make(encoder)
             space = fitted(method, table, seed, epochs=epochs, learning_rate=rate)
