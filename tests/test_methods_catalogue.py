@@ -62,6 +62,7 @@ SMALL = {
     "returns": 1,
     "clusters": 4,
     "width": 16,
+    "prompt_length": 4,
 }
 """Hyperparameters that are lowered for speed, where a method has them and uses them."""
 NO_DROPOUT = 1e-12

@@ -141,13 +141,17 @@ def position_limit(model: Any) -> int | None:
     positions: int | None = getattr(model.config, "max_position_embeddings", None)
     if not positions or positions < 0:
         return None
-    # The RoBERTa family counts positions from the padding's number + 1.
+    return positions - first_position(model)
+
+
+def first_position(model: Any) -> int:
+    """The number of a text's first position: 0, or in the RoBERTa family the padding's number + 1."""
     taken = [
         module.padding_idx + 1
         for module in model.modules()
         if isinstance(getattr(module, "padding_idx", None), int) and hasattr(module, "position_embeddings")
     ]
-    return positions - max(taken, default=0)
+    return max(taken, default=0)
 
 
 def load_tokenizer(folder: Path) -> Any:

@@ -294,8 +294,7 @@ class TransformerText(Encoder):
     def _at_once(self, ids: Tensor, given: Tensor | None, layers: bool, attention: bool) -> Features:
         with attention_weights(self.model) if attention else nullcontext():
             out = self.trunk(
-                input_ids=ids,
-                attention_mask=given,
+                **self._places(ids, given),
                 output_hidden_states=layers or needs_layers(self.pooling),
                 output_attentions=attention,
             )
@@ -307,6 +306,10 @@ class TransformerText(Encoder):
             pooled = functional.normalize(pooled, dim=-1)
         weights = tuple(out.attentions or ()) if attention else ()
         return Features(tokens, mask, pooled, states if layers else (), weights)
+
+    def _places(self, ids: Tensor, mask: Tensor | None) -> dict[str, Any]:
+        """What the trunk is told of the positions: their tokens, and which are none."""
+        return {"input_ids": ids, "attention_mask": mask}
 
     def choose_pooling(self, pooling: str, default: str = "cls") -> None:
         """Pool as `pooling` says; "own" keeps what its folder or its user named, and is `default` where none did."""

@@ -9,6 +9,7 @@ from nearfar.objectives.codes import perplexity, unused_codes
 from nearfar.objectives.communities import community_means, edge_density, imbalance, node_to_community
 from nearfar.objectives.ctc import ctc_loss
 from nearfar.objectives.entailment import cone_entailment
+from nearfar.objectives.gaussian import corr_mi
 from nearfar.objectives.info_nce import info_nce, info_nce_from_scores, nt_xent, sup_con
 from nearfar.objectives.margins import band_hinge, pair_margin, triplet_margin
 from nearfar.objectives.negatives import number_of_negatives
@@ -33,6 +34,7 @@ __all__ = [
     "binary_nce",
     "community_means",
     "cone_entailment",
+    "corr_mi",
     "ctc_loss",
     "discriminator_hinge",
     "dist_kl",
