@@ -29,7 +29,7 @@ from nearfar.encoders.settings import read_settings, write_settings
 from nearfar.encoders.taps import attention_weights, edited_embeddings
 from nearfar.encoders.wordpiece import train_wordpiece
 from nearfar.errors import ArgumentError, ArtefactError
-from nearfar.heads.pool import needs_layers, pool
+from nearfar.heads.pool import OF_LAYERS, needs_layers, pool
 
 WINDOW = 8192
 """Rows that `batches` tokenises and orders at a time, so that memory does not grow with the table."""
@@ -292,17 +292,20 @@ class TransformerText(Encoder):
             out = self.trunk(
                 input_ids=ids,
                 attention_mask=given,
-                output_hidden_states=layers or needs_layers(self.pooling),
+                output_hidden_states=layers or self.pooling in OF_LAYERS,
                 output_attentions=attention,
             )
         tokens = out.last_hidden_state
         mask = torch.ones_like(ids, dtype=torch.bool) if given is None else given
         states = tuple(out.hidden_states or ())
-        pooled = pool(tokens, mask, self.pooling, states)
+        pooled = self._pool(tokens, mask, states)
         if self.normalise:
             pooled = functional.normalize(pooled, dim=-1)
         weights = tuple(out.attentions or ()) if attention else ()
         return Features(tokens, mask, pooled, states if layers else (), weights)
+
+    def _pool(self, tokens: Tensor, mask: Tensor, layers: tuple[Tensor, ...]) -> Tensor:
+        return pool(tokens, mask, self.pooling, layers)
 
     def choose_pooling(self, pooling: str, default: str = "cls") -> None:
         """Pool as `pooling` says; "own" keeps what its folder or its user named, and is `default` where none did."""

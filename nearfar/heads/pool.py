@@ -39,8 +39,9 @@ _OF_TOKENS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "last": _last,
     "max": _max,
 }
-_OF_LAYERS = {"first_last": (1, -1), "top2": (-2, -1)}
-POOLINGS = (*_OF_TOKENS, *_OF_LAYERS)
+OF_LAYERS = {"first_last": (1, -1), "top2": (-2, -1)}
+"""The kinds that mix two layers, and which."""
+POOLINGS = (*_OF_TOKENS, *OF_LAYERS)
 """The kinds that `pool` knows."""
 
 
@@ -52,7 +53,7 @@ def needs_layers(kind: str) -> bool:
     """
     if kind not in POOLINGS:
         raise ArgumentError(f"pooling={kind!r} is unknown: choose one of {', '.join(POOLINGS)}")
-    return kind in _OF_LAYERS
+    return kind in OF_LAYERS
 
 
 def pool(tokens: Tensor, mask: Tensor, kind: str = "mean", layers: Sequence[Tensor] = ()) -> Tensor:
@@ -84,5 +85,5 @@ def pool(tokens: Tensor, mask: Tensor, kind: str = "mean", layers: Sequence[Tens
             f"pooling={kind!r} needs the states of at least two layers and the input embeddings; "
             f"got {len(layers)} states: ask the encoder for layers=True"
         )
-    one, other = _OF_LAYERS[kind]
+    one, other = OF_LAYERS[kind]
     return (_mean(layers[one], mask) + _mean(layers[other], mask)) / 2

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from nearfar.errors import ArgumentError
 from nearfar.heads.mlp import mlp
 
-Kind = Literal["linear", "tanh", "normed", "norm_tanh", "mlp", "mlp_bn", "mlp_elu"]
+Kind = Literal["linear", "tanh", "normed", "norm_tanh", "mlp", "mlp_bn", "mlp_elu", "bn2"]
 
 
 class Projection(nn.Module):
@@ -21,6 +21,7 @@ class Projection(nn.Module):
     mlp:     W2 relu(W1 x + b1) + b2            Chen et al., SimCLR, ICML 2020; MoCo v2
     mlp_bn:  the same with batch norm before each relu   SimCLR as released, Barlow Twins
     norm_tanh: tanh(LayerNorm(W x + b))         trunks of DrQ-v2 (Yarats et al., ICLR 2022), TACO
+    bn2:     norm(W2 relu(norm(W1 x)))          Chuang et al., DiffCSE, NAACL 2022; batch norms, the last without affine
     mlp_elu: W2 elu(W1 x + b1) + b2             Zhu et al., GRACE, 2020, and other methods for graphs
 
     Args:
@@ -41,14 +42,17 @@ class Projection(nn.Module):
             raise ArgumentError(f"Projection of kind {kind!r} takes {wanted}; got {dims}")
         self.dims, self.kind = dims, kind
         activation = nn.ELU if kind == "mlp_elu" else nn.ReLU
-        self.map = mlp(dims, norm="batch" if kind == "mlp_bn" else None, activation=activation)
+        self.map = mlp(dims, norm="batch" if kind in ("mlp_bn", "bn2") else None, activation=activation)
+        if kind == "bn2":
+            self.map[-1] = nn.Linear(dims[-2], dims[-1], bias=False)
+            self.map.append(nn.BatchNorm1d(dims[-1], affine=False))
         if kind in ("normed", "norm_tanh"):
             self.map.append(nn.LayerNorm(dims[-1]))
         if kind in ("tanh", "norm_tanh"):
             self.map.append(nn.Tanh())
 
     def forward(self, x: Tensor) -> Tensor:
-        """[..., dims[0]] -> [..., dims[-1]] (2-D only for mlp_bn)."""
+        """[..., dims[0]] -> [..., dims[-1]] (2-D only for mlp_bn and bn2)."""
         return self.map(x)
 
     def settings(self) -> dict[str, Any]:
