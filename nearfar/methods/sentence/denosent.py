@@ -50,8 +50,8 @@ class DenoSent(Method):
         heads: attention heads of the denoiser.
         template: the prompt, with [X] for the text and after it [MASK].
 
-    Wang, He, Wang, Zhou, Sun, Qiu. "DenoSent: A Denoising Objective for Self-Supervised Sentence Representation Learning."
-    AAAI 2024.
+    Wang, He, Wang, Zhou, Sun, Qiu. "DenoSent: A Denoising Objective for Self-Supervised Sentence Representation
+    Learning." AAAI 2024.
     """
 
     reads = {"text": Text, "positive": Text | None, "negative": Text | None}
@@ -73,8 +73,8 @@ class DenoSent(Method):
         self.encoder.normalise = False  # both losses read the states at their own scale
         self.vocabulary = encoder.head
         self.head = Projection(encoder.dim, encoder.dim)
-        nn.init.normal_(self.head.map[0].weight, std=0.02)
-        nn.init.zeros_(self.head.map[0].bias)
+        for parameter, std in zip(self.head.parameters(), (0.02, 0.0), strict=True):
+            nn.init.normal_(parameter, std=std)
         self.denoiser = Denoiser(encoder.dim, noise, layers, heads)
         self.temperature = temperature
         self.weights = {"contrastive": contrastive_weight, "denoising": denoising_weight}
@@ -85,10 +85,10 @@ class DenoSent(Method):
 
     def prepare(self, rows: dict[str, list[Any]], generator: torch.Generator) -> Batch:
         batch = super().prepare(rows, generator)
-        return {**batch, "tokens": batch.get("positive", batch["text"])["mask"].sum(dim=1)}
+        return {**batch, "tokens": batch["positive" if "positive" in batch else "text"]["mask"].sum(dim=1)}
 
     def embed(self, batch: Batch) -> dict[str, Tensor]:
-        noised = batch.get("positive", batch["text"])
+        noised = batch["positive" if "positive" in batch else "text"]
         if "positive" in batch:
             one, two = self.encoder(batch["text"]), self.encoder(noised, layers=True)
             embedded = two.layers[0]
