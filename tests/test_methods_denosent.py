@@ -18,6 +18,7 @@ from nearfar.encoders.prompted import PromptedText
 from nearfar.errors import ArgumentError
 from nearfar.method import Batch
 from nearfar.methods.sentence.denosent import DenoSent
+from nearfar.recipes.denosent import GAIN, RECOVERED, VECTORS, ContrastAlone, of_text, recovery
 from nearfar.space import Space
 
 TEXTS = ["rain", "snow fell on the old town", "fog in the valley", "hail and wind and a cold night"]
@@ -180,6 +181,7 @@ def test_defaults_are_those_of_the_released_command(encoder: MaskedText) -> None
         "noise": 0.825,
         "layers": 16,
         "heads": 1,
+        "ffn": 2048,
         "template": '"[X]" means [MASK].',
     }
     assert {name: defaults[name] for name in wanted} == wanted
@@ -224,3 +226,38 @@ def test_odd_texts_are_learned_from(encoder: MaskedText, texts: list[str]) -> No
     method = made(encoder)
     terms = method.loss(prepared(method, texts))
     assert all(bool(term.isfinite()) for term in terms.values())
+
+
+# -- the experiment --------------------------------------------------------------------------------
+
+
+def test_the_words_of_a_text_are_counted_without_its_prompt(encoder: MaskedText) -> None:
+    prompted = PromptedText.around(encoder)
+    inputs = prompted.prepare(TEXTS)
+    kept = of_text(prompted, inputs["mask"])
+    bare = encoder.prepare(TEXTS)
+    for row in range(4):
+        assert torch.equal(inputs["ids"][row][kept[row]], bare["ids"][row][bare["mask"][row]][1:-1])
+
+
+def test_recovery_names_every_vector_under_one_noise(encoder: MaskedText) -> None:
+    method = made(encoder)
+    found = recovery(method, TEXTS, POSITIVES)
+    own, others, none = (found[RECOVERED.format(name)] for name in VECTORS)
+    assert found[GAIN] == own - others
+    for block in method.denoiser.blocks:  # deaf to the vector: it makes no difference whose it is
+        nn.init.zeros_(block.memory_out.weight)
+    found = recovery(method, TEXTS, POSITIVES)
+    assert len({found[RECOVERED.format(name)] for name in VECTORS}) == 1
+    assert found[GAIN] == 0
+    assert 0 <= none <= 1
+
+
+def test_contrast_alone_leaves_the_denoiser_as_it_is(encoder: MaskedText) -> None:
+    torch.manual_seed(0)
+    method = ContrastAlone(encoder, layers=1).train()
+    terms = method.loss(prepared(method, TEXTS, POSITIVES))
+    assert not terms["denoising"]
+    total(terms).backward()
+    assert all(p.grad is None for p in method.denoiser.parameters())
+    assert all(p.grad is not None for p in method.head.parameters())

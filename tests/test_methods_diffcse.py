@@ -20,6 +20,7 @@ from nearfar.heads.language import IGNORED
 from nearfar.method import Batch
 from nearfar.methods.sentence.diffcse import DiffCSE
 from nearfar.objectives import info_nce
+from nearfar.recipes.diffcse import FOUND, GAIN, Edited, WithoutEdits, counted, detection, sensitivity
 from nearfar.space import Space
 from nearfar.views.text import dropout_twins
 from nearfar.views.token_masks import hide_tokens
@@ -284,3 +285,30 @@ def test_the_space_keeps_the_encoder_alone(encoder: MaskedText, tmp_path: Path) 
 def test_odd_texts_are_learned_from(encoder: MaskedText, texts: list[str]) -> None:
     method = DiffCSE(encoder).train()
     assert bool(total(losses(method, prepared(method, texts))).isfinite())
+
+
+# -- the experiment --------------------------------------------------------------------------------
+
+
+def test_the_ablation_is_simcse_with_a_head_of_batch_norms(encoder: MaskedText) -> None:
+    method, ablated = DiffCSE(copy.deepcopy(encoder)).train(), WithoutEdits(encoder).train()
+    ablated.head.load_state_dict(method.head.state_dict())
+    found = losses(ablated, prepared(ablated))
+    assert set(found) == {"info_nce"}
+    torch.testing.assert_close(found["info_nce"], losses(method, prepared(method))["info_nce"])
+
+
+def test_a_discriminator_that_is_deaf_to_the_vector_gains_nothing_from_it(encoder: MaskedText) -> None:
+    method = DiffCSE(encoder)
+    texts = encoder.prepare(TEXTS)
+    where = counted(texts)
+    replaced = where & (torch.arange(where.shape[1]) % 2 == 0)
+    edited = Edited(texts, {**texts, "ids": texts["ids"].masked_fill(replaced, 5)}, replaced, texts)
+    found = detection(method, edited)
+    assert set(found) == {GAIN, *(FOUND.format(name) for name in ("own", "another's", "no"))}
+    method.detect = Fixed(functional.one_hot(replaced.long(), 2).float())
+    found = detection(method, edited)
+    assert found == {GAIN: 0.0, **{FOUND.format(name): 1.0 for name in ("own", "another's", "no")}}
+    assert next(iter(sensitivity(method.encoder, edited).values())) < 0, (
+        "a paraphrase that is the text is nearest"
+    )

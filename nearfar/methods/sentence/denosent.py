@@ -29,13 +29,14 @@ class DenoSent(Method):
         L_g = -mean over tokens w_l of s+ of log p(w_l | Denoiser(Dropout_p(sg T), e)_l)
         L = a L_c + g L_g
 
-    s is the text and s+ its positive, a noised copy (the paper: translated to Chinese and back, or rewritten by
-    a language model; any paraphrase serves). T [B, L, d] is what the embedding layer makes of s+ in its prompt, without
-    gradient, since it could be made small instead; p of its entries are dropped, positions alike. Denoiser is
-    `nearfar.heads.decoders.denoiser`; p(w | .) is the encoder's own head over the vocabulary, which goes on
-    learning. All tokens of the prompted s+ count, those of the prompt included. From plain texts s+ = s: e and e+
-    are dropout twins, as in the release, and the noise is the dropout on T alone. A third column, `negative`, is
-    more far keys. The space keeps h: W, the denoiser and the head over the vocabulary are for training.
+    s is the text and s+ its positive, a noised copy (the paper: translated to Chinese and back, or rewritten by a
+    language model; any paraphrase serves). T [B, L, d] is what the embedding layer makes of s+ in its prompt,
+    without gradient, since it could be made small instead; the share p of its entries is dropped, at every position.
+    Denoiser is that of `nearfar.heads.decoders.denoiser`; p(w | .) is the encoder's own head over the vocabulary,
+    which goes on learning. All tokens of the prompted s+ count, those of the prompt included. From plain texts
+    s+ = s: e and e+ are dropout twins, as in the release, and the dropout on T is all the noise. A third column,
+    `negative`, is more far keys. The space keeps h: W, the denoiser and the head over the vocabulary are for
+    training.
 
     An encoder whose head over the vocabulary is new works too, since the head learns; a trained one is better, and
     the run's notes say so. Defaults are those of the release's command; the paper's text has t = 0.03 and a = g = 1.
@@ -48,6 +49,7 @@ class DenoSent(Method):
         noise: p; when it is low the denoiser does without e.
         layers: blocks of the denoiser.
         heads: attention heads of the denoiser.
+        ffn: width inside its blocks.
         template: the prompt, with [X] for the text and after it [MASK].
 
     Wang, He, Wang, Zhou, Sun, Qiu. "DenoSent: A Denoising Objective for Self-Supervised Sentence Representation
@@ -65,6 +67,7 @@ class DenoSent(Method):
         noise: float = 0.825,
         layers: int = 16,
         heads: int = 1,
+        ffn: int = 2048,
         template: str = '"[X]" means [MASK].',
     ) -> None:
         super().__init__()
@@ -75,7 +78,7 @@ class DenoSent(Method):
         self.head = Projection(encoder.dim, encoder.dim)
         for parameter, std in zip(self.head.parameters(), (0.02, 0.0), strict=True):
             nn.init.normal_(parameter, std=std)
-        self.denoiser = Denoiser(encoder.dim, noise, layers, heads)
+        self.denoiser = Denoiser(encoder.dim, noise, layers, heads, ffn)
         self.temperature = temperature
         self.weights = {"contrastive": contrastive_weight, "denoising": denoising_weight}
         self.head_was_new = not encoder.head_is_trained
