@@ -88,8 +88,9 @@ def experiment(data: DataFolder) -> Experiment:
             f"{LAYERS} layers of the denoiser, {FFN} wide inside, in place of 16 of 2,048; one epoch of 78 steps in "
             "place of 5,000",
             f"the encoder reads 32 positions, prompt included: texts are cut to {room} tokens in all arms",
-            "recovered words are those of the captions, the prompt's left out, of 256 pairs that were not trained "
-            "on, under the noise of training; the vector is that of the other caption of the picture",
+            "recovered words are those of the captions, the prompt's left out, of 256 pairs that no arm is "
+            "trained on (the base encoder's masked language modelling read them), under the noise of training; the "
+            "vector is that of the other caption of the picture",
             "no probes of classification",
         ),
     )
