@@ -96,8 +96,8 @@ def experiment(data: DataFolder) -> Experiment:
             "5,000 sentences, one epoch of 78 steps, in place of two epochs of a million",
             "the generator is a frozen copy of the encoder with its head, in place of DistilBERT",
             "told from kept ones: the mean of the shares of replaced and of kept words that are rightly named, first "
-            "tokens and padding left out, on 256 captions that no arm is trained on (the base encoder's masked language "
-            "modelling read them), edited by the generator without dropout at 30%",
+            "tokens and padding left out, on 256 captions that no arm is trained on (the base encoder's masked "
+            "language modelling read them), edited by the generator without dropout at 30%",
             "the weight of the paper, 0.005, was not chosen anew for the small encoder",
         ),
     )
