@@ -11,6 +11,7 @@ from torch import Tensor
 from nearfar.data.kinds import Text
 from nearfar.encoders import load_encoder, make_encoder
 from nearfar.encoders.masked import MaskedText
+from nearfar.encoders.taps import first_place
 from nearfar.encoders.text import TransformerText
 from nearfar.errors import ArgumentError
 from nearfar.methods.sentence.mlm import MLM
@@ -113,6 +114,18 @@ def test_an_edit_reaches_the_first_layer_and_nothing_else_is_changed() -> None:
     assert torch.equal(edited.layers[0][:, 1:], usual.layers[0][:, 1:])
     assert not torch.allclose(edited.tokens[:, 1], usual.tokens[:, 1])
     assert torch.equal(encoder(inputs).tokens, encoder(inputs).tokens), "the edit ends with the call"
+
+
+def test_a_vector_in_the_first_place_conditions_all_others() -> None:
+    encoder = tiny().eval()
+    inputs = encoder.prepare(TEXTS)
+    vectors = torch.randn(4, 16, requires_grad=True)
+    found = encoder(inputs, layers=True, edit=first_place(vectors))
+    assert torch.equal(found.layers[0][:, 0], vectors)
+    assert torch.equal(found.layers[0][:, 1:], encoder(inputs, layers=True).layers[0][:, 1:])
+    (gradient,) = torch.autograd.grad(found.tokens[1, 2].pow(3).sum(), vectors)
+    assert gradient[1].any()
+    assert not gradient[[0, 2, 3]].any(), "every text has its own"
 
 
 def test_attention_is_what_is_left_after_dropout() -> None:

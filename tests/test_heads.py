@@ -114,6 +114,7 @@ def test_pool_says_what_is_wrong() -> None:
         ((6, 8, 8, 4), "mlp_bn"),
         ((6, 8, 8), "gelu_wide"),
         ((6, 8, 6), "stacked"),
+        ((6, 8, 4), "bn2"),
     ],
 )
 def test_head_is_rebuilt_from_json_and_weights(dims: tuple[int, ...], kind: str) -> None:
@@ -192,6 +193,20 @@ def test_batch_norm_only_where_it_is_named() -> None:
     for kind, alone_is_the_same in (("mlp", True), ("mlp_bn", False)):
         head = Projection(5, 6, 3, kind=kind).train()  # type: ignore[arg-type]
         assert torch.allclose(head(x)[:4], head(x[:4]), atol=1e-6) == alone_is_the_same
+
+
+def test_bn2_standardises_what_it_gives_and_has_no_bias() -> None:
+    head = Projection(5, 6, 3, kind="bn2").train()
+    one, norm, _, two, last = head.map
+    assert one.bias is None
+    assert two.bias is None
+    assert norm.affine
+    assert not last.affine
+    x = torch.randn(40, 5)
+    out = head(x)
+    torch.testing.assert_close(out.mean(0), torch.zeros(3), atol=1e-5, rtol=0)
+    torch.testing.assert_close(out.var(0, unbiased=False), torch.ones(3), atol=1e-2, rtol=0)
+    torch.testing.assert_close(out, last(two(norm(one(x)).relu())))
 
 
 def test_mlp_hidden_layers_only() -> None:

@@ -169,3 +169,12 @@ def load_tokenizer(folder: Path) -> Any:
     if not tokenizer.is_fast:
         raise ArtefactError(f"{folder} has no fast tokenizer: tokenizer.json is missing")
     return tokenizer
+
+
+def lower_case(tokenizer: Any) -> None:
+    """Let a tokenizer read everything in lower case, before whatever else it does."""
+    from tokenizers.normalizers import Lowercase
+    from tokenizers.normalizers import Sequence as Steps
+
+    before = tokenizer.backend_tokenizer.normalizer
+    tokenizer.backend_tokenizer.normalizer = Steps([Lowercase(), *([before] if before else [])])

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from nearfar.errors import ArgumentError
@@ -40,3 +41,12 @@ def edited_embeddings(model: Any, edit: Callable[[Tensor], Tensor]) -> Iterator[
         yield
     finally:
         hook.remove()
+
+
+def first_place(vectors: Tensor) -> Callable[[Tensor], Tensor]:
+    """An edit that puts a vector of its own [B, d] in the first place of every text; the others stay as they are.
+
+    Chuang et al. "DiffCSE: Difference-based Contrastive Learning for Sentence Embeddings." NAACL 2022: so a text is
+    read under the condition of a vector.
+    """
+    return lambda states: torch.cat([vectors.unsqueeze(1).to(states.dtype), states[:, 1:]], dim=1)

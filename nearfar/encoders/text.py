@@ -20,6 +20,7 @@ from nearfar.encoders.pretrained import (
     freeze_pooler,
     load_model,
     load_tokenizer,
+    lower_case,
     model_folder,
     position_limit,
     refuse_code,
@@ -112,7 +113,7 @@ class TransformerText(Encoder):
                 f"{said.transformer} is an encoder-decoder; nearfar reads encoders and decoders"
             )
         if said.lower_case:
-            _lower_case(tokenizer)
+            lower_case(tokenizer)
         limits = [limit for limit in (position_limit(model), tokenizer.model_max_length) if limit]
         limit = min(*limits, said.max_length or 10**9)
         encoder = cls(
@@ -295,21 +296,27 @@ class TransformerText(Encoder):
         with attention_weights(self.model) if attention else nullcontext():
             out = self.trunk(
                 **self._places(ids, given),
-                output_hidden_states=layers or needs_layers(self.pooling),
+                output_hidden_states=layers or self._reads_layers(),
                 output_attentions=attention,
             )
         tokens = out.last_hidden_state
         mask = torch.ones_like(ids, dtype=torch.bool) if given is None else given
         states = tuple(out.hidden_states or ())
-        pooled = pool(tokens, pooled_places(self.pooling, mask, ids, self._ends), self.pooling, states)
+        pooled = self._pool(ids, mask, tokens, states)
         if self.normalise:
             pooled = functional.normalize(pooled, dim=-1)
         weights = tuple(out.attentions or ()) if attention else ()
         return Features(tokens, mask, pooled, states if layers else (), weights)
 
+    def _reads_layers(self) -> bool:
+        return needs_layers(self.pooling)
+
     def _places(self, ids: Tensor, mask: Tensor | None) -> dict[str, Any]:
         """What the trunk is told of the positions: their tokens, and which are none."""
         return {"input_ids": ids, "attention_mask": mask}
+
+    def _pool(self, ids: Tensor, mask: Tensor, tokens: Tensor, layers: tuple[Tensor, ...]) -> Tensor:
+        return pool(tokens, pooled_places(self.pooling, mask, ids, self._ends), self.pooling, layers)
 
     def choose_pooling(self, pooling: str, default: str = "cls") -> None:
         """Pool as `pooling` says; "own" keeps what its folder or its user named, and is `default` where none did."""
@@ -343,11 +350,3 @@ class TransformerText(Encoder):
         encoder = cls(cls.read_model(folder), load_tokenizer(folder), **settings)
         encoder.pooling_is_own = True
         return encoder
-
-
-def _lower_case(tokenizer: Any) -> None:
-    from tokenizers.normalizers import Lowercase
-    from tokenizers.normalizers import Sequence as Steps
-
-    before = tokenizer.backend_tokenizer.normalizer
-    tokenizer.backend_tokenizer.normalizer = Steps([Lowercase(), *([before] if before else [])])

@@ -1,6 +1,8 @@
-"""Hiding tokens of a text."""
+"""Hiding tokens of a text, and replacing them."""
 
 from __future__ import annotations
+
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -67,3 +69,33 @@ def hide_tokens(
         generator=generator,
     )
     return {**inputs, "ids": ids}, labels
+
+
+@torch.no_grad()
+def replace_tokens(
+    mlm: MaskedText,
+    inputs: dict[str, Tensor],
+    hidden: Tensor,
+    where: Tensor,
+    how: Literal["argmax", "sample"] = "argmax",
+) -> tuple[Tensor, Tensor]:
+    """Put what a masked language model predicts in the place of tokens. Nothing gets a gradient.
+
+    Clark et al. "ELECTRA: Pre-training Text Encoders as Discriminators Rather Than Generators." ICLR 2020. A
+    prediction may be the token that stood there, and one that was not hidden may be predicted as another: so
+    labels come from comparing ids, never from what was hidden.
+
+    Args:
+        mlm: the generator, in the mode (with dropout or without) that it is in.
+        inputs: what its `prepare` returned for B texts: "ids" and "mask".
+        hidden: the same ids with tokens hidden, which it reads [B, L].
+        where: True where its prediction is taken [B, L].
+        how: the likeliest token, or one drawn, from the global random state.
+
+    Returns:
+        Ids [B, L], and True where they differ from those of the inputs [B, L].
+    """
+    logits = mlm.predict(mlm({**inputs, "ids": hidden}).tokens[where])
+    found = logits.argmax(-1) if how == "argmax" else logits.softmax(-1).multinomial(1).squeeze(1)
+    ids = inputs["ids"].masked_scatter(where, found)
+    return ids, ids != inputs["ids"]
