@@ -164,9 +164,9 @@ def test_labels_are_kept_where_the_words_that_matter_are() -> None:
 
 def test_difficulty_is_0_for_what_is_found_at_once_and_log_n_for_noise() -> None:
     apart = torch.eye(16)
-    assert difficulty(apart, apart) < 1e-6
-    assert difficulty(apart, apart.roll(1, dims=0)) > 19
-    assert difficulty(torch.ones(16, 4), torch.ones(16, 4)) == pytest.approx(np.log(16))
+    assert difficulty([apart, apart]) < 1e-6
+    assert difficulty([apart, apart.roll(1, dims=0)]) > 19
+    assert difficulty([torch.ones(16, 4)] * 2) == pytest.approx(np.log(16))
 
 
 def test_a_judge_is_left_in_evaluation_mode_and_as_it_was(encoder: TransformerText) -> None:

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from torch import Tensor
+from torch.nn import functional
 
 from nearfar.encoders.encoder import Features
 from nearfar.encoders.text import TransformerText
@@ -77,8 +79,15 @@ def encode_view(
     return found
 
 
-def difficulty(one: torch.Tensor, two: torch.Tensor, temperature: float = 0.05) -> float:
-    """InfoNCE of pairs [N, d]: how hard it is to find a text by its view among N. 0 where it is trivial."""
+def cosines(pair: Sequence[Tensor]) -> Tensor:
+    """Cosines of the rows of two [N, d] -> [N]."""
+    one, two = pair
+    return functional.cosine_similarity(one, two)
+
+
+def difficulty(pair: Sequence[Tensor], temperature: float = 0.05) -> float:
+    """InfoNCE of two [N, d]: how hard it is to find a text by its view among N. 0 where it is trivial."""
+    one, two = pair
     return float(info_nce(one, two, temperature=temperature))
 
 
