@@ -10,13 +10,7 @@ from PIL import Image
 
 from nearfar.errors import ArgumentError
 from nearfar.measures.intervals import Interval
-from nearfar.report.pictures import (
-    NAMED_TASKS,
-    comparison_picture,
-    curve_picture,
-    forgetting_picture,
-    scatter_picture,
-)
+from nearfar.report.pictures import NAMED_TASKS, comparison_picture, curve_picture, forgetting_picture
 
 VALUES = {"before": [0.61, 0.62, 0.60], "simcse": [0.70, 0.71, 0.72], "dclr": [0.72, 0.73, 0.71]}
 CURVES = {"a <b>": [Interval(1, 0.9, 1.1), Interval(0.5, float("nan"), float("nan"))]}
@@ -42,16 +36,6 @@ def test_curves_are_drawn(tmp_path):
     curve_picture([0, 10], CURVES, tmp_path / "c.png", x_title="step", y_title="loss")
     with Image.open(tmp_path / "c.png") as picture:
         assert len(picture.convert("RGB").getcolors(1 << 20)) > 10
-
-
-def test_points_are_named_and_have_their_intervals(tmp_path):
-    points = {
-        "del-word 0.1": (Interval(0.9, 0.8, 1.0), Interval(0.6, 0.5, 0.7)),
-        "<a>": (CURVES["a <b>"][1],) * 2,
-    }
-    scatter_picture(points, tmp_path / "s.svg", x_title="meaning kept", y_title="sts")
-    drawn = set(re.findall(r"<!-- (.*?) -->", (tmp_path / "s.svg").read_text()))
-    assert {"del-word 0.1", "meaning kept", "sts"} <= drawn
 
 
 def test_what_became_of_each_task_is_a_line_from_when_it_was_learned(tmp_path):

@@ -15,12 +15,11 @@ from nearfar.data.table import Table
 from nearfar.encoders import make_encoder
 from nearfar.encoders.text import TransformerText
 from nearfar.experiment import Claim, DataFolder, Experiment
-from nearfar.measures.intervals import mean_interval
 from nearfar.methods.sentence.textviews import TextViews
 from nearfar.recipes.sentences import DEVIATIONS, Tests, figures, fingerprints, fitted, sentences, sts_tests
 from nearfar.recipes.text_audit import cosines, difficulty, encode_view, labels_kept, surface, word_changes
 from nearfar.recipes.tiny_mlm import tiny_mlm
-from nearfar.report.pictures import scatter_picture
+from nearfar.report.pictures import plane_picture
 from nearfar.views.lexicon import Lexicon, lexicon_of
 from nearfar.views.text_edits import EDITS, edit_text
 
@@ -104,25 +103,26 @@ def experiment(data: DataFolder) -> Experiment:
 
 
 def picture(result: Mapping[str, Any], file: Path) -> None:
-    """Meaning kept against what training makes of it, a point for each view and rate, and how both go together."""
+    """Meaning kept against what training makes of it and difficulty as colour, a point for each view and rate."""
     from scipy.stats import spearmanr
 
-    points, hard = {}, []
+    points: dict[str, tuple[float, float, float]] = {}
     for view in VIEWS:
         found = result["seeds"][view]
         for rate in RATES[:1] if view == "dropout" else RATES:
-            name = view if view == "dropout" else f"{view} {rate}"
-            across, up = (mean_interval(found[f"{f} at {rate}"]) for f in ("judge's cosine", "sts-b"))
-            points[name] = (across, up)
-            hard.append(mean_interval(found[f"difficulty at {rate}"]).mean)
-    kept, trained = ([point[side].mean for point in points.values()] for side in (0, 1))
-    rank, hard_rank = (spearmanr(other, trained).statistic for other in (kept, hard))
-    scatter_picture(
-        points,
-        file,
-        x_title="cosine of text and view, by the judge",
-        y_title=f"STS-B after training (rank correlation {rank:+.2f}; with difficulty {hard_rank:+.2f})",
+            kept, score, hard = (
+                float(np.mean(found[f"{name} at {rate}"]))
+                for name in ("judge's cosine", "sts-b", "difficulty")
+            )
+            points[view if view == "dropout" else f"{view} {rate}"] = (kept, score, hard)
+    columns = np.array(list(points.values())).T
+    meaning, hardness = (spearmanr(columns[k], columns[1]).statistic for k in (0, 2))
+    titles = (
+        f"cosine of text and view, by the judge (rank correlation with STS-B {meaning:+.2f})",
+        "STS-B after training by the view",
+        f"difficulty (rank correlation with STS-B {hardness:+.2f})",
     )
+    plane_picture(points, titles, file)
 
 
 def _bench(

@@ -108,35 +108,6 @@ def curve_picture(
     _write(figure, path)
 
 
-def scatter_picture(
-    points: Mapping[str, tuple[Interval, Interval]], path: Path | str, *, x_title: str, y_title: str
-) -> None:
-    """Two figures against each other: a named point for each thing, with the intervals of both.
-
-    Args:
-        points: name -> means with the bounds of their intervals, across and up (NaN bounds draw no line).
-        path: PNG or SVG file, by its suffix.
-        x_title: the figure across.
-        y_title: the figure up.
-
-    Raises:
-        ArgumentError: the suffix is neither.
-    """
-    figure = _figure(7.0, 4.6)
-    axes = figure.subplots()
-    for order, (name, (x, y)) in enumerate(points.items()):
-        colour = SERIES[order % len(SERIES)]
-        axes.plot([x.low, x.high], [y.mean, y.mean], color=colour, alpha=0.4)
-        axes.plot([x.mean, x.mean], [y.low, y.high], color=colour, alpha=0.4)
-        axes.plot([x.mean], [y.mean], "o", color=colour, markersize=7)
-        axes.annotate(name, (x.mean, y.mean), (6, 5), textcoords="offset points", color=_TEXT, fontsize=9)
-    axes.set_xlabel(x_title, color=_SOFT)
-    axes.set_ylabel(y_title, color=_SOFT)
-    axes.margins(0.12)
-    _plain(axes, "y")
-    _write(figure, path)
-
-
 def forgetting_picture(
     tasks: Sequence[str], figures: Mapping[str, Sequence[Sequence[float]]], path: Path | str
 ) -> None:
