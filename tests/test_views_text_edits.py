@@ -12,6 +12,7 @@ import pytest
 import torch
 from samples import tiny_text
 
+from nearfar.data.table import Table
 from nearfar.encoders.text import TransformerText
 from nearfar.errors import ArgumentError
 from nearfar.views.lexicon import DELETED, Lexicon, lexicon_of
@@ -269,7 +270,7 @@ def test_similar_words_keep_similar_company() -> None:
     for _ in range(400):
         who, what = groups[rng.integers(2)]
         texts.append(f"{rng.choice(who)} {rng.choice(what)} {rng.choice(what)}")
-    lexicon = lexicon_of(tiny_text(texts), texts)
+    lexicon = lexicon_of(tiny_text(texts), Table.from_columns({"text": texts}))
     near = {
         lexicon.read([token]): {lexicon.read([w]) for w in similar}
         for token, similar in lexicon.similar.items()
@@ -284,6 +285,6 @@ def test_similar_words_keep_similar_company() -> None:
 
 def test_too_few_texts_have_no_similar_words() -> None:
     texts = ["rain and snow", "snow and fog"]
-    lexicon = lexicon_of(tiny_text(texts), texts)
+    lexicon = lexicon_of(tiny_text(texts), Table.from_columns({"text": texts}))
     assert lexicon.similar == {}
     assert lexicon.note.startswith("0 words")

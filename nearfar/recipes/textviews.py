@@ -132,7 +132,7 @@ def _bench(
         base, judge = tiny_mlm(data).eval(), make_encoder("minilm", Text, [], max_length=64)
         base.pooling = "cls"
         assert isinstance(judge, TransformerText)
-        lexicon = lexicon_of(base, training.column("text") if view == "subs" else ())
+        lexicon = lexicon_of(base, training if view == "subs" else None)
         found: dict[str, float] = {}
         for rate in RATES[:1] if view == "dropout" else RATES:
             audit = _texts_audit if view in EDITS else _latent_audit

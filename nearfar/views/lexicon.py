@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from nearfar.data.table import Table
 from nearfar.encoders.added_token import add_token
 from nearfar.encoders.text import TransformerText
 from nearfar.views.words import word_cosines
@@ -64,13 +65,13 @@ class Lexicon:
         return f"{len(self.similar):,} words of the table have a similar one, and only these can be replaced by it"
 
 
-def lexicon_of(encoder: TransformerText, texts: Sequence[str] = ()) -> Lexicon:
+def lexicon_of(encoder: TransformerText, table: Table | None = None) -> Lexicon:
     """What edits must know of the tokens of an encoder, which gets a token [DEL] if it has none.
 
     Args:
         encoder: changed in place.
-        texts: from which similar words are found (`nearfar.views.words.word_cosines`); of more than `MOST_TEXTS` every
-            k-th is read. Without texts no word has a similar one.
+        table: in whose texts similar words are found (`nearfar.views.words.word_cosines`); of more than `MOST_TEXTS`
+            so many are read, evenly. Without a table no word has a similar one.
     """
     deleted = add_token(encoder, DELETED)
     own = encoder.tokenizer
@@ -78,8 +79,10 @@ def lexicon_of(encoder: TransformerText, texts: Sequence[str] = ()) -> Lexicon:
     tokenizer.no_padding()
     tokenizer.no_truncation()
     ends = frozenset(set(own.all_special_ids) - {own.unk_token_id, deleted})
-    chosen = np.unique(np.linspace(0, len(texts) - 1, min(len(texts), MOST_TEXTS)).astype(np.int64))
-    similar, first = _similar_words(tokenizer, [texts[i] for i in chosen])
+    if table is None:
+        return Lexicon(deleted, ends, tokenizer)
+    chosen = np.unique(np.linspace(0, len(table) - 1, min(len(table), MOST_TEXTS)).astype(np.int64))
+    similar, first = _similar_words(tokenizer, table.rows(chosen)["text"])
     return Lexicon(deleted, ends, tokenizer, similar, first)
 
 

@@ -90,7 +90,7 @@ class CLEAR(Method):
 
     def begin(self, table: Table) -> None:
         if "subs" in self.recipe:
-            self.lexicon = lexicon_of(self.encoder, table.column("text"))
+            self.lexicon = lexicon_of(self.encoder, table)
 
     def notes(self) -> list[str]:
         return [self.lexicon.note] if "subs" in self.recipe else []

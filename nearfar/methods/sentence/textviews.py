@@ -73,7 +73,7 @@ class TextViews(Method):
 
     def begin(self, table: Table) -> None:
         if self.view in ("subs", "insert"):
-            self.lexicon = lexicon_of(self.encoder, table.column("text"))
+            self.lexicon = lexicon_of(self.encoder, table)
 
     def notes(self) -> list[str]:
         return [self.lexicon.note] if self.lexicon and self.view in ("subs", "insert") else []
