@@ -45,7 +45,7 @@ class CLEAR(Method):
         del_word: share of the tokens that del-word deletes.
         del_span: share of the tokens that del-span deletes, in spans of 5% of the text: five of them.
         reorder: share of the tokens that reorder moves, in spans of 5% of the text: five pairs.
-        subs: share of the tokens that subs replaces, of those that have a similar word.
+        subs: share of the tokens that subs takes up; those without a similar word stay.
         temperature: t.
         share: of the tokens of s that are chosen to be predicted.
         pooling: f, one of the encoder's pooling kinds; "own" keeps the pooling that the encoder's folder
