@@ -12,15 +12,28 @@ from nearfar.errors import ArgumentError
 def word_relations(counts: np.ndarray, dim: int = 100) -> tuple[Tensor, Tensor]:
     """For each word the one that is used most like it, and the one that is used least like it.
 
-    Words are compared by the cosine of vectors of their company: the truncated singular vectors of their positive
-    pointwise mutual information within texts.
+    Args:
+        counts: words of N texts [N, V], V at least 2.
+        dim: of the vectors of `word_cosines`; at most V - 1.
+
+    Returns:
+        Numbers of words, int64 [V] each; no word is related to itself.
+    """
+    cosines = word_cosines(counts, dim)
+    return cosines.fill_diagonal_(-torch.inf).argmax(1), cosines.fill_diagonal_(torch.inf).argmin(1)
+
+
+def word_cosines(counts: np.ndarray, dim: int = 100) -> Tensor:
+    """How alike words are used: cosines of vectors of their company.
+
+    The vectors are the truncated singular vectors of the positive pointwise mutual information within texts.
 
     Args:
         counts: words of N texts [N, V], V at least 2.
         dim: of the vectors; at most V - 1.
 
     Returns:
-        Numbers of words, int64 [V] each; no word is related to itself.
+        [V, V]; about 0 everywhere for a word that no other keeps company with more than by chance.
     """
     from scipy.sparse import csr_array
     from scipy.sparse.linalg import svds
@@ -38,8 +51,7 @@ def word_relations(counts: np.ndarray, dim: int = 100) -> tuple[Tensor, Tensor]:
     left, values, _ = svds(csr_array(ppmi), k=dim, random_state=0) if dim > 0 else (ppmi, np.ones(1), None)
     vectors = torch.from_numpy(np.ascontiguousarray(left * np.sqrt(values))).float()
     vectors = vectors / vectors.norm(dim=1, keepdim=True).clamp(min=1e-12)
-    cosines = vectors @ vectors.T
-    return cosines.fill_diagonal_(-torch.inf).argmax(1), cosines.fill_diagonal_(torch.inf).argmin(1)
+    return vectors @ vectors.T
 
 
 def replace_top_words(counts: Tensor, weights: Tensor, replacement: Tensor, n: int) -> Tensor:
