@@ -11,6 +11,7 @@ import torch
 from test_methods_catalogue import calm, total
 from torch import Tensor, nn
 
+from nearfar.encoders.lengths import parts_read
 from nearfar.encoders.text import TransformerText
 from nearfar.errors import ArgumentError
 from nearfar.methods.sentence.compcse import CompCSE
@@ -198,7 +199,7 @@ def test_the_parts_are_of_what_is_read_of_a_long_text(encoder: TransformerText) 
 
 
 def test_a_short_text_is_read_whole(encoder: TransformerText) -> None:
-    assert encoder.parts_read([*TEXTS, "  rain \n", "我们走吧"]) == [*TEXTS, "  rain \n", "我们走吧"]
+    assert parts_read(encoder, [*TEXTS, "  rain \n", "我们走吧"]) == [*TEXTS, "  rain \n", "我们走吧"]
 
 
 def test_texts_that_cannot_be_cut_are_counted(encoder: TransformerText) -> None:

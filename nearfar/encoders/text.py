@@ -186,13 +186,6 @@ class TransformerText(Encoder):
         """
         return self._stack(self._split(rows), with_mask=True)
 
-    def parts_read(self, texts: Sequence[str]) -> list[str]:
-        """The beginning of every text that `max_length` leaves: all of one that is short enough."""
-        return [
-            text[: max((end for _, end in found.offsets), default=0)] if found.overflowing else text
-            for text, found in zip(texts, self._splitter.encode_batch(list(texts)), strict=True)
-        ]
-
     def set_max_length(self, max_length: int) -> None:
         """Keep `max_length` tokens of every text from now on.
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from nearfar.data.kinds import Text
+from nearfar.encoders.lengths import parts_read
 from nearfar.encoders.text import TransformerText
 from nearfar.errors import ArgumentError, check_between
 from nearfar.heads.projection import Projection
@@ -76,7 +77,7 @@ class CompCSE(Method):
     def prepare(self, rows: dict[str, list[Any]], generator: torch.Generator) -> Batch:
         parts = [
             split_text(text, self.split, generator) or (text, text)
-            for text in self.encoder.parts_read(rows["text"])
+            for text in parts_read(self.encoder, rows["text"])
         ]
         self.read += len(parts)
         self.whole += sum(left == right for left, right in parts)
