@@ -86,7 +86,7 @@ def experiment(data: DataFolder) -> Experiment:
         deviations=(
             *DEVIATIONS,
             "2,500 Wikipedia sentences and 1,288 emoji in place of a million sentences and 29,783 photographs; the "
-            "text of an emoji is its name and keywords, no caption that somebody wrote of a picture; two epochs, not three",
+            "text of an emoji is its name and keywords, no caption written of a picture; two epochs, not three",
             "features of Twitter's 32 x 32 pictures, enlarged to 96 x 96, by EfficientNet-Lite0 (ImageNet), in "
             "place of ResNet-50's of photographs; all pictures are drawings, which that network was not trained on",
             "the arms with weight 1 are ours: at 0.01 so short a run hardly moves the sentences' own space",
