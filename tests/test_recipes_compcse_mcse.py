@@ -63,7 +63,7 @@ def test_agreement_is_one_where_texts_lie_as_pictures_do() -> None:
 
 def test_grounding_compares_the_heads_that_training_compared() -> None:
     torch.manual_seed(0)
-    encoder = TransformerText.tiny(TEXTS, layers=1, dim=8, heads=2, ffn=8, max_length=16)
+    encoder = TransformerText.tiny(TEXTS, layers=1, dim=8, heads=2, ffn=8, max_length=64)
     with torch.no_grad():
         encoder.model.embeddings.word_embeddings.weight.mul_(40)  # texts differ also without training
     method = MCSE(encoder, GivenVectors(8), dim=6)
