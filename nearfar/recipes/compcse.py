@@ -18,7 +18,7 @@ from nearfar.recipes.tiny_mlm import captions, tiny_mlm, wiki
 from nearfar.space import Space
 from nearfar.views.split_text import split_text
 
-TEXTS, HELD_OUT = 5_000, 1_000
+TEXTS, HELD_OUT = 3_500, 1_000
 WORDS = 10
 """Fewest words of a text."""
 THIRD = 43
@@ -26,7 +26,7 @@ THIRD = 43
 
 
 def experiment(data: DataFolder) -> Experiment:
-    """5,000 sentences of two clauses, one epoch, from the tiny MLM encoder; 1,000 others to be composed."""
+    """3,500 sentences of two clauses, one epoch, from the tiny MLM encoder; 1,000 others to be composed."""
     tests = sts_tests(data)
     found = _two_clauses(data)
     texts = Table.from_columns({"text": found[:TEXTS]}, name="sentences of two clauses")
@@ -84,7 +84,7 @@ def experiment(data: DataFolder) -> Experiment:
         ),
         deviations=(
             *DEVIATIONS,
-            "5,000 sentences of Wikipedia and captions that can be cut into two balanced clauses, in place of "
+            "3,500 sentences of Wikipedia and captions that can be cut into two balanced clauses, in place of "
             "paragraphs of Wikipedia cut by a discourse parser; no shorter stretches of a text as texts of their own",
             "43 of 128 coordinates are compared, as 256 of 768 in the paper",
         ),
