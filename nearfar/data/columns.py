@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,12 +39,33 @@ class Column:
         decode: stored cell -> cell as `Table.rows` hands it over; raises ValueError with the reason
             when the cell is not of the kind.
         label_names: names of the classes in the order of their integers (labels only).
+        sparse: whether cells may be empty; `decode` makes None of them.
     """
 
     name: str
     kind: type[Kind]
     decode: Callable[[Any], Any]
     label_names: tuple[str, ...] = ()
+    sparse: bool = False
+
+
+def is_empty(cell: Any) -> bool:
+    """Whether nothing stands in a cell as stored."""
+    return cell is None or (isinstance(cell, str) and not cell.strip())
+
+
+def sparse(column: Column) -> Column:
+    """The same column where cells may be empty."""
+    return replace(column, decode=lambda cell: None if is_empty(cell) else column.decode(cell), sparse=True)
+
+
+def first_cells(dataset: Dataset, name: str) -> list[Any]:
+    """The cells of a column that are not empty, of the first `SAMPLE` rows among which there are any."""
+    for start in range(0, len(dataset), SAMPLE):
+        [cells] = stored_cells(dataset, [name], slice(start, start + SAMPLE)).values()
+        if filled := [cell for cell in cells if not is_empty(cell)]:
+            return filled
+    return []
 
 
 def stored_cells(dataset: Dataset, names: Sequence[str], rows: Any) -> dict[str, list[Any]]:
@@ -121,8 +142,7 @@ def detect(dataset: Dataset, name: str, folder: Path | None) -> type[Kind] | Non
     found = dataset.features[name]
     if type(found).__name__ in ("ClassLabel", "Audio"):
         return Label if type(found).__name__ == "ClassLabel" else Audio
-    [stored] = stored_cells(dataset, [name], slice(0, SAMPLE)).values()
-    cells = [cell for cell in stored if cell is not None and not (isinstance(cell, str) and not cell.strip())]
+    cells = first_cells(dataset, name)
     if not cells:
         return Text
     first = cells[0]
@@ -238,6 +258,8 @@ def _bind_labels(dataset: Dataset, name: str) -> Column:
 
 def cell_bytes(column: Column, cell: Any, folder: Path | None) -> bytes:
     """What a stored cell means, however it is stored: what fingerprints and duplicates go by."""
+    if column.sparse and is_empty(cell):
+        return b""
     if column.kind in (Image, Audio):
         return file_bytes(cell, folder, "file")
     value = column.decode(cell)

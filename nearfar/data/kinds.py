@@ -117,6 +117,19 @@ class Id(Kind):
         return isinstance(cell, int)
 
 
+class Missing(Kind):
+    """An empty cell, where a role may have some: `Image | Missing`. Handed over as None.
+
+    No column is of this kind.
+    """
+
+    name = "missing"
+
+    @classmethod
+    def holds(cls, cell: Any) -> bool:
+        return cell is None
+
+
 ENCODED = (Text, Image, Audio, Vector, Node)
 """Kinds that encoders read."""
 EXAMPLES = (*ENCODED, Links)
@@ -125,11 +138,20 @@ KINDS: dict[str, type[Kind]] = {k.name: k for k in (Text, Image, Audio, Vector, 
 """The kinds that a column can be of, by name."""
 
 Reading = type[Kind] | types.UnionType
-"""What a role accepts: `Text`, `Text | Image`, or `Text | None` where the column may be absent."""
+"""What a role accepts: `Text`, `Text | Image`, `Text | None` where the column may be absent, or `Text | Missing` where
+single cells may be empty."""
 
 
 def accepted(reading: Reading) -> tuple[tuple[type[Kind], ...], bool]:
     """Split a reading into the kinds it accepts and whether the column may be absent."""
-    parts = reading.__args__ if isinstance(reading, types.UnionType) else (reading,)
-    kinds = tuple(part for part in parts if part is not type(None))
-    return kinds, len(kinds) < len(parts)
+    parts = _parts(reading)
+    return tuple(part for part in parts if part not in (type(None), Missing)), type(None) in parts
+
+
+def may_be_empty(reading: Reading) -> bool:
+    """Whether a reading allows empty cells."""
+    return Missing in _parts(reading)
+
+
+def _parts(reading: Reading) -> tuple[Any, ...]:
+    return reading.__args__ if isinstance(reading, types.UnionType) else (reading,)

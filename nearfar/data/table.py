@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from nearfar.data.checks import find_faults
-from nearfar.data.columns import SCAN, Column, bind, cell_bytes, stored_cells
+from nearfar.data.columns import SCAN, Column, bind, cell_bytes, is_empty, sparse, stored_cells
 from nearfar.data.faults import OnBadRow, settle
 from nearfar.data.graph import Graph, GraphRows, make_graph
-from nearfar.data.kinds import Kind, Links, Node, Reading, Vector
+from nearfar.data.kinds import Kind, Links, Node, Reading, Vector, may_be_empty
 from nearfar.data.opening import open_source, source_of_columns
 from nearfar.data.roles import ROLES, assign, kinds_of
 from nearfar.data.source import Source
@@ -55,14 +55,15 @@ class Table:
     def from_columns(
         cls,
         columns: Mapping[str, Sequence[Any] | np.ndarray],
-        kinds: Mapping[str, type[Kind]] | None = None,
+        kinds: Mapping[str, Reading] | None = None,
         name: str = "memory",
     ) -> Table:
         """A table of values that Python holds already. Every column is a role of the same name.
 
         Args:
             columns: role -> N cells: strings, numbers, `PIL` images, vectors (or an array [N, d]).
-            kinds: role -> kind, where the kind that the cells suggest is not the right one.
+            kinds: role -> kind, where the kind that the cells suggest is not the right one, or where cells may be
+                None: `Image | Missing`.
             name: what messages call the table.
 
         Raises:
@@ -128,8 +129,8 @@ class Table:
         """The cells of some rows: role -> cells in the order of `indices`.
 
         Text is `str`, an image an RGB `PIL.Image.Image`, a vector float32 [d], links int64 [degree], a label
-        and an id `int`, a number `float`. Only these rows are read; but a node (role `node`) knows its whole
-        graph, which is in memory once it is asked for.
+        and an id `int`, a number `float`; an empty cell, where the role may have some, None. Only these rows are
+        read; but a node (role `node`) knows its whole graph, which is in memory once it is asked for.
 
         Raises:
             IndexError: an index is beyond the table.
@@ -139,6 +140,13 @@ class Table:
         cells = stored_cells(self.dataset, names, index)
         rows = {role: [c.decode(cell) for cell in cells[c.name]] for role, c in self._columns.items()}
         return rows if self._nodes is None else {**rows, "node": self._nodes.cells(index)}
+
+    def present(self, role: str) -> np.ndarray:
+        """Which cells of a role are not empty: bool [N]. All of them, unless the role is read as `... | Missing`."""
+        column = self._columns.get(role)
+        if column is None or not column.sparse:
+            return np.ones(len(self), dtype=bool)
+        return np.array([not is_empty(cell) for cell in self._scan(column)], dtype=bool)
 
     def column(self, role: str) -> list[Any]:
         """All cells of one role.
@@ -235,6 +243,9 @@ def _checked(
         raise TableError(f"{source.name} has no rows")
     names, kinds, notes = assign(source, reads, columns, found or kinds_of(source))
     bound = {role: bind(source.dataset, names[role], kinds[role], source.folder) for role in names}
+    bound |= {
+        role: sparse(column) for role, column in bound.items() if may_be_empty((reads or {}).get(role, Kind))
+    }
     faults = find_faults(source, bound)
     bad, skipped = settle(faults, source.name, on_bad_row)
     for note in skipped:  # on standard error unless the program that calls sends it elsewhere

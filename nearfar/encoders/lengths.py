@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import groupby
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from nearfar.encoders.encoder import Features
+
+if TYPE_CHECKING:
+    from nearfar.encoders.text import TransformerText
 
 TINY_GROUP = 4
 """Below this mean number of rows of one length, exact groups cost more calls than padding costs work."""
@@ -78,3 +82,11 @@ def joined(parts: Sequence[Features], groups: Sequence[Sequence[int]], mask: Ten
         [functional.pad(part.tokens, (0, 0, 0, length - part.tokens.shape[1])) for part in parts]
     )
     return Features(tokens[back], mask, torch.cat([part.pooled for part in parts])[back])
+
+
+def parts_read(encoder: TransformerText, texts: Sequence[str]) -> list[str]:
+    """The beginning of every text that the encoder's limit leaves: all of one that is short enough."""
+    return [
+        text[: max((end for _, end in found.offsets), default=0)] if found.overflowing else text
+        for text, found in zip(texts, encoder._splitter.encode_batch(list(texts)), strict=True)
+    ]

@@ -73,7 +73,8 @@ def methods_page(results: Mapping[str, Result], pictures: Collection[str] = ()) 
 
 def _method(entry: Entry, result: Result | None) -> list[str]:
     reads = ", ".join(
-        f"`{role}` ({kinds.replace(' | None', '').replace(' | ', ' or ').lower()}"
+        f"`{role}` ({kinds.replace(' | None', '').replace(' | Missing', '').replace(' | ', ' or ').lower()}"
+        f"{', empty in some rows' if 'Missing' in kinds else ''}"
         f"{', optional' if kinds.endswith('| None') else ''})"
         for role, kinds in entry.reads.items()
     )

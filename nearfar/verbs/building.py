@@ -200,9 +200,12 @@ def _examples(table: Table, kind: type[Kind], roles: Sequence[str]) -> list[Any]
     encoders.
     """
     limit = MOST_EXAMPLES.get(kind, FEW_EXAMPLES)
-    rows = np.unique(np.linspace(0, len(table) - 1, min(len(table), limit)).astype(np.int64))
-    cells = table.rows(rows)
-    return [cell for role in roles if table.kinds[role] is kind for cell in cells[role]]
+    examples: list[Any] = []
+    for role in roles:
+        if table.kinds[role] is kind and len(there := np.flatnonzero(table.present(role))):
+            places = np.unique(np.linspace(0, len(there) - 1, min(len(there), limit)).astype(np.int64))
+            examples += table.rows(there[places])[role]
+    return examples
 
 
 def _of_its_own(cls: type[Method], argument: str, examples: list[Any], seed: int) -> Encoder | None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 from torch import Tensor, nn
 
 from nearfar.encoders.encoder import Encoder, Features
@@ -35,7 +38,10 @@ def dropout_twins(encoder: Encoder, inputs: dict[str, Tensor], n: int = 2, **tap
             f"dropout twins of {type(encoder).__name__} would be equal, because the encoder {reason}"
         )
     repeated = {name: value.repeat(n, *[1] * (value.dim() - 1)) for name, value in inputs.items()}
-    together = encoder(repeated, **taps)
+    return _parts(encoder(repeated, **taps), n)
+
+
+def _parts(together: Features, n: int) -> list[Features]:
     size = len(together.pooled) // n
     return [_rows(together, slice(k * size, (k + 1) * size)) for k in range(n)]
 
@@ -48,3 +54,23 @@ def _rows(features: Features, rows: slice) -> Features:
         tuple(layer[rows] for layer in features.layers),
         tuple(weights[rows] for weights in features.attention),
     )
+
+
+def prepare_together(encoder: Encoder, *columns: Sequence[Any]) -> dict[str, Tensor]:
+    """Prepare n columns of B examples for one pass: tensors [B, n, ...], padded alike.
+
+    Raises:
+        ArgumentError: an example that the encoder cannot read.
+    """
+    made = encoder.prepare([cell for row in zip(*columns, strict=True) for cell in row])
+    return {name: value.unflatten(0, (-1, len(columns))) for name, value in made.items()}
+
+
+def encode_together(encoder: Encoder, inputs: dict[str, Tensor]) -> list[Features]:
+    """Encode what `prepare_together` returned in one pass of n * B rows, each under a dropout mask of its own.
+
+    Returns:
+        n feature sets of B rows, in the order of the columns.
+    """
+    n = next(iter(inputs.values())).shape[1]
+    return _parts(encoder({name: value.transpose(0, 1).flatten(0, 1) for name, value in inputs.items()}), n)
