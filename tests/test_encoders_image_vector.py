@@ -12,7 +12,6 @@ import torch
 
 from nearfar.data.kinds import Image, Label, Vector
 from nearfar.encoders import load_encoder, make_encoder
-from nearfar.encoders.frozen import Frozen
 from nearfar.encoders.image import ConvNet, TransformersImage
 from nearfar.encoders.pictures import pixels, plan_of
 from nearfar.encoders.vector import MLPVector
@@ -218,14 +217,3 @@ def test_lines_of_writing_keep_their_places(tmp_path: Path) -> None:
         ConvNet(8, pooling="sum")  # type: ignore[arg-type]
     with pytest.raises(ArgumentError, match="size must be at least 4"):
         ConvNet((2, 64))
-
-
-def test_a_frozen_encoder_stays_in_evaluation_and_gives_no_gradient() -> None:
-    owner = torch.nn.ModuleList([Frozen(MLPVector(3, dropout=0.5))]).train()
-    [frozen] = owner
-    assert not any(module.training for module in frozen.modules())
-    inputs = frozen.encoder.prepare(np.eye(3, dtype=np.float32))
-    assert torch.equal(frozen(inputs), frozen(inputs))
-    assert frozen(inputs).shape == (3, frozen.dim)
-    assert not frozen(inputs).requires_grad
-    assert not any(p.requires_grad for p in frozen.parameters())

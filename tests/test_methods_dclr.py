@@ -212,7 +212,7 @@ def test_the_complement_reads_texts_by_its_own_tokenizer(made: Any) -> None:
     method = made()
     inputs = batch(method, TEXTS)
     assert not torch.equal(inputs["text"]["ids"], inputs["judged"]["ids"])
-    expected = method.complement(method.complement.prepare(TEXTS)).pooled
+    expected = method.complement(method.complement.model.prepare(TEXTS)).pooled
     torch.testing.assert_close(method.embed(inputs)["judged"], expected)
 
 

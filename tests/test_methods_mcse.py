@@ -149,7 +149,7 @@ def picture_cells(n: int = 4) -> list[PIL.Image.Image]:
 
 def test_the_encoder_of_pictures_never_learns_its_head_does(encoder: TransformerText) -> None:
     method = MCSE(encoder, ConvNet(8, width=8, norm="batch")).train()
-    assert not method.image.encoder.training, "running statistics would follow the batches"
+    assert not method.image.model.training, "running statistics would follow the batches"
     before = {name: value.clone() for name, value in method.image.state_dict().items()}
     batch = prepared(method, picture_cells())
     total(method.contrast(method.embed(batch), batch)).backward()

@@ -101,7 +101,7 @@ def grounding(method: MCSE, seen: pd.DataFrame, unseen: pd.DataFrame) -> dict[st
 
     Of trained emoji the picture is another artist's than the one trained on; of unseen emoji it is the same artist's.
     """
-    encoders = {"text": method.text, "image": method.image.encoder}
+    encoders = {"text": method.text, "image": method.image.model}
     space = Space(encoders, {"text": method.sentence_head, "image": method.picture_head})
 
     def recall(rows: pd.DataFrame, artist: str) -> float:

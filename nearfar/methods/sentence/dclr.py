@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from nearfar.heads.projection import Projection
 from nearfar.method import Batch, Method
 from nearfar.objectives import Pairing, ascend, info_nce
 from nearfar.space import Space
+from nearfar.training.teacher import FrozenTeacher
 from nearfar.views.text import dropout_twins
 
 
@@ -82,28 +83,24 @@ class DCLR(Method):
         encoder.normalise = False  # the head sees states at their own scale
         self.encoder = encoder
         self.head = Projection(encoder.dim, encoder.dim, kind="tanh")
-        self.complement = make_encoder(complement, Text, []).requires_grad_(False)
+        self.complement = FrozenTeacher(make_encoder(complement, Text, []))
         self.threshold, self.temperature, self.variant = threshold, temperature, variant
         self.noise, self.climbs, self.rate = noise, climbs, rate
         # Pairs of rows that were gated, and all that met; kept for what a run's card tells.
         self.register_buffer("pairs", torch.zeros(2, dtype=torch.float64))
 
-    def train(self, mode: bool = True) -> Self:
-        """As of any module, but for the complementary encoder, which stays in evaluation mode."""
-        super().train(mode)
-        self.complement.eval()
-        return self
-
     def negatives(self, batch_size: int) -> int:
         return batch_size - 1 + int(self.noise * batch_size) if self.variant == "paper" else 0
 
     def prepare(self, rows: dict[str, list[Any]], generator: torch.Generator) -> Batch:
-        return {"text": self.encoder.prepare(rows["text"]), "judged": self.complement.prepare(rows["text"])}
+        return {
+            "text": self.encoder.prepare(rows["text"]),
+            "judged": self.complement.model.prepare(rows["text"]),
+        }
 
     def embed(self, batch: Batch) -> dict[str, Tensor]:
         one, two = dropout_twins(self.encoder, batch["text"])
-        with torch.no_grad():
-            judged = self.complement(batch["judged"]).pooled
+        judged = self.complement(batch["judged"]).pooled
         return {"one": self.head(one.pooled), "two": self.head(two.pooled), "judged": judged}
 
     def contrast(self, z: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:

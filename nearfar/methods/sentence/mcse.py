@@ -13,7 +13,6 @@ from nearfar.batching.mixed import EveryNth
 from nearfar.data.kinds import Image, Missing, Text, Vector
 from nearfar.data.table import Table
 from nearfar.encoders.encoder import Encoder
-from nearfar.encoders.frozen import Frozen
 from nearfar.encoders.given import GivenVectors
 from nearfar.encoders.text import TransformerText
 from nearfar.encoders.vector import MLPVector
@@ -22,6 +21,7 @@ from nearfar.heads.projection import Projection
 from nearfar.method import Batch, Method
 from nearfar.objectives import info_nce
 from nearfar.space import Space
+from nearfar.training.teacher import FrozenTeacher
 from nearfar.views.text import dropout_twins
 
 
@@ -75,7 +75,7 @@ class MCSE(Method):
         text.normalise = False  # the heads see the states at their own scale, as in the paper
         if isinstance(image, MLPVector) and not image.pretrained:
             image = GivenVectors(image.width)  # features are there already
-        self.text, self.image = text, Frozen(image)
+        self.text, self.image = text, FrozenTeacher(image)
         self.head = Projection(text.dim, text.dim, kind="tanh")
         self.sentence_head = Projection(text.dim, dim, kind="tanh")
         self.picture_head = Projection(image.dim, dim, kind="tanh")
@@ -101,14 +101,14 @@ class MCSE(Method):
         there = [picture is not None for picture in rows["image"]]
         if any(there) and not all(there):
             raise ArgumentError("a batch has pictures in all of its rows or in none")
-        return {**batch, "image": self.image.encoder.prepare(rows["image"])} if all(there) else batch
+        return {**batch, "image": self.image.model.prepare(rows["image"])} if all(there) else batch
 
     def embed(self, batch: Batch) -> dict[str, Tensor]:
         one, two = (twin.pooled for twin in dropout_twins(self.text, batch["text"]))
         z = {"one": self.head(one), "two": self.head(two)}
         if "image" in batch:
             z |= {"sentence one": self.sentence_head(one), "sentence two": self.sentence_head(two)}
-            z["picture"] = self.picture_head(self.image(batch["image"]))
+            z["picture"] = self.picture_head(self.image(batch["image"]).pooled)
         return z
 
     def contrast(self, z: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
@@ -122,7 +122,7 @@ class MCSE(Method):
         return terms
 
     def notes(self) -> list[str]:
-        if self.image.encoder.pretrained or isinstance(self.image.encoder, GivenVectors):
+        if self.image.model.pretrained or isinstance(self.image.model, GivenVectors):
             return []
         return [
             "the encoder of pictures was made from scratch and is as random as it began: name one that is trained"
