@@ -52,7 +52,7 @@ def encode(encoder: TransformerText, texts: list[str], batch_size: int = 4) -> n
     return out
 
 
-@pytest.mark.parametrize("pooling", ["mean", "cls", "last", "max", "first_last", "top2"])
+@pytest.mark.parametrize("pooling", ["mean", "cls", "last", "max", "first_last", "top2", "layer_1"])
 def test_a_text_does_not_depend_on_its_neighbours(tiny: TransformerText, pooling: str) -> None:
     encoder = TransformerText(tiny.model, tiny.tokenizer, pooling, tiny.max_length)
     together = encoder(encoder.prepare(TEXTS)).pooled
@@ -194,6 +194,29 @@ def test_a_pooling_of_layers_is_kept_though_sentence_transformers_lacks_it(
     shorter = make_encoder(str(tmp_path), Text, [], max_length=5)
     assert isinstance(shorter, TransformerText)
     assert (shorter.pooling, shorter.max_length) == ("first_last", 5)
+
+
+def test_the_mean_of_a_middle_layer_is_what_the_saved_encoder_gives(
+    tiny: TransformerText, tmp_path: Path
+) -> None:
+    encoder = TransformerText(tiny.model, tiny.tokenizer, "layer_1", 24)
+    inputs = encoder.prepare(TEXTS)
+    found = tiny(inputs, layers=True)
+    special = torch.isin(
+        inputs["ids"], torch.tensor([encoder.tokenizer.cls_token_id, encoder.tokenizer.sep_token_id])
+    )
+    inside = (inputs["mask"] & ~special).unsqueeze(-1)
+    expected = (found.layers[1] * inside).sum(1) / inside.sum(1)
+    torch.testing.assert_close(encoder(inputs).pooled, expected, rtol=1e-4, atol=1e-5)
+    encoder.save(tmp_path)
+    again = load_encoder(tmp_path)
+    assert isinstance(again, TransformerText)
+    assert again.pooling == "layer_1"
+    assert np.array_equal(encode(again, TEXTS), encode(encoder, TEXTS))
+    with pytest.raises(ArgumentError, match="layers"):
+        TransformerText(tiny.model, tiny.tokenizer, "layer_9", 24)
+    with pytest.raises(ArgumentError, match="layers"):
+        encoder.choose_pooling("layer_9")
 
 
 def test_the_shipped_model_gives_what_sentence_transformers_gives() -> None:

@@ -13,7 +13,7 @@ from nearfar.heads import make_head
 from nearfar.heads.bilinear import Bilinear
 from nearfar.heads.dynamics import ActionDynamics
 from nearfar.heads.mlp import mlp
-from nearfar.heads.pool import POOLINGS, needs_layers, pool
+from nearfar.heads.pool import POOLINGS, check_pooling, layer_of, needs_layers, pool, pooled_places
 from nearfar.heads.projection import Projection
 
 TOKENS = torch.tensor([[[1.0, 8.0], [3.0, 2.0], [9.0, 9.0]], [[5.0, -1.0], [6.0, 0.0], [-2.0, 4.0]]])
@@ -31,7 +31,7 @@ def test_pool_by_hand(kind: str) -> None:
     torch.testing.assert_close(pool(TOKENS, MASK, kind), torch.tensor(WANTED[kind]))
 
 
-@pytest.mark.parametrize("kind", POOLINGS)
+@pytest.mark.parametrize("kind", [*POOLINGS, "layer_1", "layer_3"])
 @pytest.mark.parametrize("trap", [0.0, 1e9, -1e9, math.inf, math.nan])
 def test_padding_never_enters_a_pool(kind: str, trap: float) -> None:
     layers = tuple(torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(i)) for i in range(4))
@@ -63,6 +63,34 @@ def test_layer_pools_take_layer_one_and_the_last_two() -> None:
     assert pool(layers[-1], MASK, "top2", layers).tolist() == [[3.5], [3.5]]
     assert needs_layers("top2")
     assert not needs_layers("mean")
+
+
+def test_one_layer_is_counted_from_the_input_embeddings() -> None:
+    layers = tuple(torch.full((2, 3, 1), float(i)) for i in (100, 1, 2, 5))
+    assert pool(layers[-1], MASK, "layer_2", layers).tolist() == [[2.0], [2.0]]
+    assert pool(layers[-1], MASK, "layer_3", layers).tolist() == [[5.0], [5.0]]
+    assert needs_layers("layer_3")
+    assert (layer_of("layer_12"), layer_of("mean")) == (12, None)
+    for wrong in ("layer_0", "layer_", "layer_-1", "layer_1.5"):
+        with pytest.raises(ArgumentError, match="layer_K"):
+            needs_layers(wrong)
+    check_pooling("layer_3", 3)
+    with pytest.raises(ArgumentError, match="has 3 layers"):
+        check_pooling("layer_4", 3)
+    with pytest.raises(ArgumentError, match="at least 4 layers"):
+        pool(layers[-1], MASK, "layer_4", layers)
+
+
+def test_the_mean_of_a_layer_leaves_out_the_ends_of_a_text_but_never_all_of_it() -> None:
+    cls, sep, word = 1, 2, 7
+    ids = torch.tensor([[cls, word, word, sep, 0], [cls, sep, 0, 0, 0]])
+    mask, ends = ids > 0, torch.tensor([cls, sep])
+    assert pooled_places("layer_2", mask, ids, ends).tolist() == [
+        [False, True, True, False, False],
+        [True, True, False, False, False],
+    ]
+    assert pooled_places("mean", mask, ids, ends) is mask
+    assert torch.equal(pooled_places("layer_2", mask, ids, torch.tensor([], dtype=torch.int64)), mask)
 
 
 def test_pool_says_what_is_wrong() -> None:

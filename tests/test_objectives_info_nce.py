@@ -332,6 +332,21 @@ def test_forms_that_must_coincide(n: int, seed: int) -> None:
     assert sum(halves) / 2 == pytest.approx(twins)
 
 
+def test_nt_xent_of_dot_products_keeps_the_lengths_of_the_views() -> None:
+    one, two = rows(5), rows(5, seed=7)
+    views = torch.cat([one, two])
+    scores = (views @ views.mT / 0.5).fill_diagonal_(-math.inf)
+    expected = torch.nn.functional.cross_entropy(scores, torch.arange(10).roll(5))
+    torch.testing.assert_close(nt_xent(one, two, temperature=0.5, score="dot"), expected)
+    torch.testing.assert_close(
+        nt_xent(2 * one, 2 * two, temperature=2.0, score="dot"),
+        nt_xent(one, two, temperature=0.5, score="dot"),
+    )
+    assert float(nt_xent(2 * one, two, temperature=0.5)) == pytest.approx(
+        float(nt_xent(one, two, temperature=0.5))
+    )
+
+
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 99), st.data())
 def test_a_log_weight_of_minus_infinity_ignores_and_weights_count_copies(

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from nearfar.encoders.settings import WEIGHTS
 from nearfar.errors import ArgumentError, ArtefactError
@@ -128,6 +128,12 @@ def quiet() -> Iterator[None]:
     finally:
         if shown:
             logging.enable_progress_bar()
+
+
+def end_tokens(tokenizer: Any) -> Tensor:
+    """The numbers of the tokens that mark where a text begins and ends, such as [CLS] and [SEP]: int64."""
+    found = {getattr(tokenizer, f"{name}_token_id") for name in ("bos", "cls", "sep", "eos")}
+    return torch.tensor(sorted(found - {None}), dtype=torch.int64)
 
 
 def position_limit(model: Any) -> int | None:

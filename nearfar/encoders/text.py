@@ -16,6 +16,7 @@ from nearfar.encoders.cpu_linear import use_faster_linear
 from nearfar.encoders.encoder import Encoder, Features
 from nearfar.encoders.lengths import joined, length_groups, near_length_groups
 from nearfar.encoders.pretrained import (
+    end_tokens,
     freeze_pooler,
     load_model,
     load_tokenizer,
@@ -29,7 +30,7 @@ from nearfar.encoders.settings import read_settings, write_settings
 from nearfar.encoders.taps import attention_weights, edited_embeddings
 from nearfar.encoders.wordpiece import train_wordpiece
 from nearfar.errors import ArgumentError, ArtefactError
-from nearfar.heads.pool import needs_layers, pool
+from nearfar.heads.pool import check_pooling, needs_layers, pool, pooled_places
 
 WINDOW = 8192
 """Rows that `batches` tokenises and orders at a time, so that memory does not grow with the table."""
@@ -43,11 +44,12 @@ class TransformerText(Encoder):
     Args:
         model: a model of transformers that maps token numbers to hidden states.
         tokenizer: its fast tokenizer.
-        pooling: a kind of `nearfar.heads.pool.pool`.
+        pooling: a kind of `nearfar.heads.pool.pool`; "layer_K" leaves out the tokens that mark a text's ends.
         max_length: tokens kept of a text, special tokens included.
         normalise: whether `pooled` is scaled to length 1, as many sentence encoders are.
 
     Attributes:
+        layers: how many stand on the input embeddings.
         seen: texts tokenised since the last `reset_counts`.
         truncated: how many of them were longer than `max_length`.
 
@@ -68,8 +70,9 @@ class TransformerText(Encoder):
         normalise: bool = False,
     ) -> None:
         super().__init__()
-        needs_layers(pooling)  # refuses an unknown kind now, not at the first batch
         self.model, self.tokenizer = model, tokenizer
+        self.layers = int(model.config.num_hidden_layers)
+        check_pooling(pooling, self.layers)  # now, not at the first batch
         self.pooling, self.normalise = pooling, normalise
         self.dim = int(model.config.hidden_size)
         self.seen = self.truncated = 0
@@ -82,6 +85,7 @@ class TransformerText(Encoder):
         self._splitter = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
         self._splitter.no_padding()
         self._pad_id = int(tokenizer.pad_token_id or 0)
+        self._ends = end_tokens(tokenizer)
         self.set_max_length(max_length)
 
     @classmethod
@@ -298,7 +302,7 @@ class TransformerText(Encoder):
         tokens = out.last_hidden_state
         mask = torch.ones_like(ids, dtype=torch.bool) if given is None else given
         states = tuple(out.hidden_states or ())
-        pooled = pool(tokens, mask, self.pooling, states)
+        pooled = pool(tokens, pooled_places(self.pooling, mask, ids, self._ends), self.pooling, states)
         if self.normalise:
             pooled = functional.normalize(pooled, dim=-1)
         weights = tuple(out.attentions or ()) if attention else ()
@@ -308,7 +312,7 @@ class TransformerText(Encoder):
         """Pool as `pooling` says; "own" keeps what its folder or its user named, and is `default` where none did."""
         if pooling != "own" or not self.pooling_is_own:
             self.pooling = default if pooling == "own" else pooling
-            needs_layers(self.pooling)
+            check_pooling(self.pooling, self.layers)
 
     def settings(self) -> dict[str, Any]:
         """Pooling, limit and scaling."""

@@ -191,7 +191,9 @@ def info_nce_from_scores(
     return _contrast(softmax, groups, len(scores), backward, reduction, on_no_positive)
 
 
-def nt_xent(one: Tensor, two: Tensor, *, temperature: float | Tensor) -> Tensor:
+def nt_xent(
+    one: Tensor, two: Tensor, *, temperature: float | Tensor, score: Literal["cosine", "dot"] = "cosine"
+) -> Tensor:
     """Every view against all 2N - 1 others, its twin near.
 
     Chen et al. "A Simple Framework for Contrastive Learning of Visual Representations." ICML 2020, eq. 1.
@@ -200,6 +202,7 @@ def nt_xent(one: Tensor, two: Tensor, *, temperature: float | Tensor) -> Tensor:
         one: first views, [N, d].
         two: second views, [N, d].
         temperature: above 0.
+        score: "cosine", or "dot" for inner products of the views as they are.
 
     Raises:
         ArgumentError: the shapes differ, or as `info_nce`.
@@ -210,7 +213,7 @@ def nt_xent(one: Tensor, two: Tensor, *, temperature: float | Tensor) -> Tensor:
         )
     check_alike({"one": one, "two": two})
     views = torch.cat([one, two])
-    return info_nce(views, views, Pairing.twins(), temperature=temperature)
+    return info_nce(views, views, Pairing.twins(), temperature=temperature, score=score)
 
 
 def sup_con(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import pandas as pd
 from nearfar.data.source import cache_folder
 from nearfar.data.table import Table
 from nearfar.encoders import load_encoder
+from nearfar.encoders.encoder import Encoder
 from nearfar.encoders.masked import MaskedText
 from nearfar.encoders.text import TransformerText
 from nearfar.experiment import DataFolder
@@ -70,15 +72,25 @@ def tiny_masked(data: DataFolder) -> MaskedText:
 def tiny_mlm_folder(data: DataFolder) -> Path:
     """Where the base encoder is kept, to be named as the encoder of a run."""
     texts = pretraining_texts(data)
-    identity = json.dumps([VERSION, SETTINGS]) + "\n".join(texts)
-    place = cache_folder() / "encoders" / f"tiny-mlm-{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
+
+    def trained() -> Encoder:
+        table = Table.from_columns({"text": texts}, name="captions, Wikipedia sentences and running text")
+        return fit_rows("mlm", table, encoder="tiny", **SETTINGS).method.encoders()[0]
+
+    return trained_once("tiny-mlm", json.dumps([VERSION, SETTINGS]) + "\n".join(texts), trained)
+
+
+def trained_once(name: str, identity: str, train: Callable[[], Encoder]) -> Path:
+    """Where the encoder that `train` returns is kept: trained at the first call, cached after it.
+
+    Args:
+        name: of the kind of encoder.
+        identity: all that its weights depend on.
+        train: makes it.
+    """
+    place = cache_folder() / "encoders" / f"{name}-{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
     if not place.exists():
-        _train(texts, place)
+        trained = train()
+        with atomic_folder(place, replace=True) as folder:
+            trained.save(folder)
     return place
-
-
-def _train(texts: list[str], place: Path) -> None:
-    table = Table.from_columns({"text": texts}, name="captions, Wikipedia sentences and running text")
-    fitted = fit_rows("mlm", table, encoder="tiny", **SETTINGS)
-    with atomic_folder(place, replace=True) as folder:
-        fitted.method.encoders()[0].save(folder)
