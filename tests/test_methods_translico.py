@@ -243,4 +243,4 @@ def test_the_states_keep_their_scale_though_the_encoder_scales_its_embedding(enc
     encoder.normalise = True
     method = TransliCo(encoder).eval()
     lengths = method.embed(prepared(method))["text"].norm(dim=1)
-    assert float((lengths - 1).abs().min()) > 1e-2
+    assert (lengths - 1).abs().min().item() > 1e-2
