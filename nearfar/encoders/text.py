@@ -268,16 +268,14 @@ class TransformerText(Encoder):
             inputs: "ids" [B, L] and "mask" [B, L], which may be absent where nothing is padded.
             layers: whether to return the states of every layer, and before them the output of the embedding layer.
             attention: whether to return attention weights after their dropout, [B, heads, L, L] of every layer.
-            edit: what to make of the output of the embedding layer [B, L, d] (words and positions, after norm and
-                dropout) before the first layer reads it.
+            edit: what the first layer reads instead of the embedding layer's output [B, L, d], made from it.
 
         Raises:
             ArgumentError: an edit for a model of transformers whose embedding layer is not named `embeddings`.
         """
         mask = inputs.get("mask")
         if mask is not None and mask.device.type == "cpu" and not (layers or attention or edit):
-            groups = near_length_groups(mask.sum(1).tolist())
-            if len(groups) > 1:
+            if len(groups := near_length_groups(mask.sum(1).tolist())) > 1:
                 return self._by_length(inputs["ids"], mask, groups)
         with edited_embeddings(self.trunk, edit) if edit else nullcontext():
             return self._at_once(inputs["ids"], mask, layers, attention)
