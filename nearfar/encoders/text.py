@@ -275,7 +275,8 @@ class TransformerText(Encoder):
         """
         mask = inputs.get("mask")
         if mask is not None and mask.device.type == "cpu" and not (layers or attention or edit):
-            if len(groups := near_length_groups(mask.sum(1).tolist())) > 1:
+            groups = near_length_groups(mask.sum(1).tolist())
+            if len(groups) > 1:
                 return self._by_length(inputs["ids"], mask, groups)
         with edited_embeddings(self.trunk, edit) if edit else nullcontext():
             return self._at_once(inputs["ids"], mask, layers, attention)
@@ -303,8 +304,7 @@ class TransformerText(Encoder):
         pooled = self._pool(ids, mask, tokens, states)
         if self.normalise:
             pooled = functional.normalize(pooled, dim=-1)
-        weights = tuple(out.attentions or ()) if attention else ()
-        return Features(tokens, mask, pooled, states if layers else (), weights)
+        return Features(tokens, mask, pooled, states if layers else (), tuple(out.attentions or ()))
 
     def _reads_layers(self) -> bool:
         return needs_layers(self.pooling)
