@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from nearfar.errors import ArgumentError
-from nearfar.objectives import pair_margin, triplet_margin
+from nearfar.objectives import band_hinge, pair_margin, triplet_margin
 
 
 def test_pair_margin_by_hand() -> None:
@@ -52,3 +52,15 @@ def test_wrong_arguments_are_named() -> None:
         triplet_margin(torch.ones(2), torch.ones(3), 0.1)
     with pytest.raises(ArgumentError, match="mining"):
         triplet_margin(torch.ones(2), torch.ones(2), 0.1, "easy")
+
+
+def test_band_hinge_by_hand_and_nothing_within_the_band() -> None:
+    x = torch.tensor([-1.0, -0.3, -0.2, 0.0, 0.5], requires_grad=True)
+    assert float(band_hinge(x, -0.3, 0.0)) == pytest.approx((0.7 + 0 + 0 + 0 + 0.5) / 5)
+    assert float(band_hinge(x, -0.3, 0.0, power=2)) == pytest.approx((0.49 + 0.25) / 5)
+    band_hinge(x, -0.3, 0.0).backward()
+    assert x.grad is not None
+    assert torch.sign(x.grad).tolist() == [-1, 0, 0, 0, 1]
+    assert float(band_hinge(torch.linspace(-0.3, 0.0, 7), -0.3, 0.0)) == 0
+    with pytest.raises(ArgumentError, match="low <= high"):
+        band_hinge(x, 0.1, 0.0)

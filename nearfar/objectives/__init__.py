@@ -2,6 +2,7 @@
 
 from nearfar.objectives.adversarial import discriminator_hinge, generator_hinge
 from nearfar.objectives.alignment import alignment
+from nearfar.objectives.ascent import ascend
 from nearfar.objectives.assignment import assignment_entropy
 from nearfar.objectives.binary_nce import binary_nce
 from nearfar.objectives.codes import perplexity, unused_codes
@@ -9,7 +10,7 @@ from nearfar.objectives.communities import community_means, edge_density, imbala
 from nearfar.objectives.ctc import ctc_loss
 from nearfar.objectives.entailment import cone_entailment
 from nearfar.objectives.info_nce import info_nce, info_nce_from_scores, nt_xent, sup_con
-from nearfar.objectives.margins import pair_margin, triplet_margin
+from nearfar.objectives.margins import band_hinge, pair_margin, triplet_margin
 from nearfar.objectives.negatives import number_of_negatives
 from nearfar.objectives.pairing import Pairing
 from nearfar.objectives.relations import relation_distillation
@@ -25,7 +26,9 @@ __all__ = [
     "Temperature",
     "Tile",
     "alignment",
+    "ascend",
     "assignment_entropy",
+    "band_hinge",
     "binary_nce",
     "community_means",
     "cone_entailment",

@@ -71,3 +71,26 @@ def triplet_margin(
     counted = torch.ones_like(far, dtype=torch.bool) if mining != "given" else far > -torch.inf
     cost = (margin - near[:, None] + far).relu()
     return cost.where(counted, 0).sum() / counted.sum().clamp(min=1)
+
+
+def band_hinge(x: Tensor, low: float, high: float, power: Literal[1, 2] = 1) -> Tensor:
+    """What lies outside of a band pays its distance to it: mean of [x - high]_+^p + [low - x]_+^p.
+
+    Linear, it is the bidirectional margin loss of Deng et al. "Clustering-Aware Negative Sampling for Unsupervised
+    Sentence Representation." Findings of ACL 2023.
+
+    Args:
+        x: any shape, not empty.
+        low: where the band begins.
+        high: where it ends, not below `low`.
+        power: 1 for a linear, 2 for a squared hinge.
+
+    Raises:
+        ArgumentError: nothing is given, the band ends before it begins, or power is neither 1 nor 2.
+    """
+    if x.numel() == 0 or not low <= high or power not in (1, 2):
+        raise ArgumentError(
+            f"band_hinge needs values, low <= high and power 1 or 2; got shape {list(x.shape)}, low={low}, "
+            f"high={high}, power={power}"
+        )
+    return ((x - high).relu().pow(power) + (low - x).relu().pow(power)).mean()
