@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from nearfar.encoders.text import TransformerText
 from nearfar.errors import ArgumentError
 from nearfar.methods.sentence.dclr import DCLR
+from nearfar.space import Space
 
 TEXTS = ["rain", "snow fell on the old town", "fog in the valley", "a storm", "the", "hail and a cold night"]
 NEVER = 2.0
@@ -29,13 +30,11 @@ def shared() -> TransformerText:
 
 @pytest.fixture(scope="module")
 def judge(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of another encoder, of another width and vocabulary."""
+    """The folder of a space, as `fit` writes it, of another width, vocabulary and pooling."""
     torch.manual_seed(1)
     folder = tmp_path_factory.mktemp("judge")
     other = TransformerText.tiny(["other words", *TEXTS], layers=1, dim=8, heads=2, ffn=12, max_length=12)
-    other.choose_pooling("mean")
-    other.save(folder)
-    return folder
+    return Space({"text": other}).save(folder / "space")
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from nearfar.views.text import dropout_twins
 
 
 class DCLR(Method):
-    """Dropout twins are near; noise that sits where the space is empty is far; likely paraphrases are neither.
+    """Dropout twins are near, other texts and noise that climbs the loss are far, likely paraphrases neither.
 
         loss_i = -log e(z_i, z'_i) / (e(z_i, z'_i) + sum_{j != i} a_ij e(z_i, z'_j) + sum_n e(z_i, n))
 
@@ -31,8 +31,8 @@ class DCLR(Method):
         a_ij = 0 where cos(c_i, c_j) >= phi, else 1        c: [B, d'], of a frozen complementary encoder
 
     The noise n [k B, d] is drawn from N(0, I) for every batch and climbs: `climbs` times each row goes a step
-    of length `rate` up the gradient of the loss with all a_ij = 1, which lowers uniformity where it is already
-    low. No weight learns from that. Gaussian rows are about sqrt(d) long, so with the published step of 0.001 they
+    of length `rate` up the gradient of the loss with all a_ij = 1, towards the texts that it is hardest to tell
+    from. No weight learns from that. Gaussian rows are about sqrt(d) long, so with the published step of 0.001 they
     hardly turn. The head is for training only.
 
     Equations are reconstructed from memory of the paper and from the released code, which differs: there a gated
