@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch.nn import functional
 
 from nearfar.data.source import cache_folder
 from nearfar.data.table import Table
@@ -149,11 +149,12 @@ def gated(method: DCLR, table: Table, seed: int, one_picture: bool) -> dict[str,
 
 
 def noise_turned(method: DCLR, table: Table, seed: int) -> dict[str, float]:
-    """One less the mean cosine of noise before and after its ascent, on one batch."""
+    """Mean angle between noise before and after its ascent, in degrees, on one batch."""
     method.train()
     with torch.no_grad():
         z = method.embed(next(batches(method, table, seed, 1)))
     drawn = torch.randn(BATCH, z["one"].shape[1]).double()
     one, two = z["one"].double(), z["two"].double()
     moved = ascend(drawn, lambda noise: method.compared(one, two, noise), method.climbs, method.rate)
-    return {"noise turned": 1 - float(nn.functional.cosine_similarity(drawn, moved).mean())}
+    turned = functional.cosine_similarity(drawn, moved).clamp(max=1).acos()
+    return {"degrees that noise turned": float(turned.rad2deg().mean())}
