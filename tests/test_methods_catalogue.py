@@ -77,7 +77,7 @@ def cells(role: str, kind: type[Kind], rows: int) -> list[Any]:
     drawn = np.random.default_rng(zlib.crc32(role.encode()))
     made: dict[type[Kind], Any] = {
         Text: lambda i: (
-            f"{WORDS[i % len(WORDS)]} over the {role} of {'very ' * (i % 3)}old town {chr(97 + i)}"
+            f"{WORDS[i % len(WORDS)]} over the {role} of {'very ' * (i % 3)}old town {chr(97 + i)} {'☔☀'[i % 2]}"
         ),
         Image: lambda i: PIL.Image.fromarray(drawn.integers(0, 256, (8, 8, 3), dtype=np.uint8)),
         Audio: lambda i: Sound(drawn.normal(scale=0.1, size=3000 + 400 * (i % 2)).astype(np.float32), 8000),
@@ -156,8 +156,9 @@ def make(name: str, kinds: Mapping[str, type[Kind]], chosen: Mapping[str, Any]) 
 
 
 def usable(method: Method, table: Table) -> np.ndarray:
-    """The rows that come into batches: all, or those that have another of their group after them."""
-    return np.unique(method.order(len(table), 4, 0, 0)) if method.together else np.arange(len(table))
+    """`ROWS` rows that come into batches: all, or those that have another of their group after them."""
+    rows = np.unique(method.order(len(table), 4, 0, 0)) if method.together else np.arange(len(table))
+    return rows[:ROWS]
 
 
 def calm(method: nn.Module) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from nearfar.batching.order import KeptOrder
 from nearfar.errors import ArgumentError
 
 
@@ -30,36 +31,22 @@ def whole_clusters(graph: Any, labels: np.ndarray, size: int) -> np.ndarray:
     return order.reshape(-1, size)
 
 
-class ClusterOrder:
+class ClusterOrder(KeptOrder):
     """Orders of an epoch in which every batch is made of whole clusters, drawn anew every epoch.
 
     A batch has clusters of one group only (a data set, a task); batches of all groups are shuffled among each
-    other. Clusters that fill no batch are left out of an epoch, other ones every time.
+    other. Clusters that fill no batch are left out of an epoch, other ones every time. Where the groups' whole batches
+    do not fill an epoch, it goes on with batches of a second draw. `order` refuses a batch that is no multiple of K, or
+    is larger than a group.
 
     Args:
         groups: of each group its clusters, int64 [C, K] row numbers, all of one K.
     """
 
     def __init__(self, groups: Sequence[np.ndarray]) -> None:
+        super().__init__()
         self.groups = list(groups)
         self.size = self.groups[0].shape[1]
-        self._kept: dict[tuple[int, int, int, int], np.ndarray] = {}
-
-    def order(self, rows: int, batch_size: int, seed: int, epoch: int) -> np.ndarray:
-        """As `Method.order`: int64 [rows], read-only, a function of its arguments.
-
-        Where the groups' whole batches do not fill an epoch, it goes on with batches of a second draw.
-
-        Raises:
-            ArgumentError: a batch is no multiple of K, or larger than a group.
-        """
-        key = (rows, batch_size, seed, epoch)
-        if key not in self._kept:
-            made = self._drawn(*key)
-            made.setflags(write=False)
-            # An accumulated step may reach into the next epoch: two orders are in use at a time.
-            self._kept = {**dict(list(self._kept.items())[-1:]), key: made}
-        return self._kept[key]
 
     def _drawn(self, rows: int, batch_size: int, seed: int, epoch: int) -> np.ndarray:
         each, rest = divmod(batch_size, self.size)

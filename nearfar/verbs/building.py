@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import random
+import types
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -17,6 +18,7 @@ from nearfar.encoders import Form, make_encoder
 from nearfar.encoders.causal import CausalText
 from nearfar.encoders.encoder import Encoder
 from nearfar.encoders.masked import MaskedText
+from nearfar.encoders.recurrent import RecurrentText
 from nearfar.errors import ArgumentError, TableError
 from nearfar.method import Method
 from nearfar.methods import entry, method_class
@@ -178,7 +180,7 @@ def build_method(
             examples = _examples(
                 seen or table, kind, [role] if several and kind is Vector else list(table.kinds)
             )
-        made = _of_its_own(cls, argument, examples, seed)
+        made = _of_its_own(cls, argument, examples, seed, max_length)
         form = _FORMS.get(get_type_hints(cls.__init__).get(argument), "encoder")
         made = made or make_encoder(spec, kind, examples, max_length=max_length, seed=seed, form=form)
         if hint := _mismatch(cls, argument, made):
@@ -205,14 +207,23 @@ def _examples(table: Table, kind: type[Kind], roles: Sequence[str]) -> list[Any]
     return [cell for role in roles if table.kinds[role] is kind for cell in cells[role]]
 
 
-def _of_its_own(cls: type[Method], argument: str, examples: list[Any], seed: int) -> Encoder | None:
-    """The encoder of a method that asks for a class which is fitted to examples, where no other was named."""
+def _of_its_own(
+    cls: type[Method], argument: str, examples: list[Any], seed: int, max_length: int | None
+) -> Encoder | None:
+    """The encoder of a method that asks for a class which is fitted to examples, where no other was named.
+
+    A method that takes others as well, `Own | Encoder`, has the first such class as its own.
+    """
     wanted = get_type_hints(cls.__init__).get(argument)
-    if not examples or not inspect.isclass(wanted) or not hasattr(wanted, "fitted"):
+    kinds = get_args(wanted) if isinstance(wanted, types.UnionType) else (wanted,)
+    own = next((kind for kind in kinds if hasattr(kind, "fitted")), None)
+    if not examples or not inspect.isclass(own):
         return None
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        made: Encoder = wanted.fitted(examples)
+        made: Encoder = own.fitted(examples)
+    if max_length is not None and isinstance(made, RecurrentText):
+        made.set_max_length(max_length)
     return made
 
 
