@@ -9,7 +9,6 @@ from typing import Any, Literal, Self, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from nearfar.data.kinds import Text
 from nearfar.encoders.encoder import Features
@@ -77,8 +76,11 @@ class RecurrentText(MadeOfSettings):
         self._settings |= {"embedding": embedding, "dim": dim}
         self._number = {token: number for number, token in enumerate(self.vocabulary, start=1)}
         self.embedding = nn.Embedding(len(self.vocabulary) + 1, embedding)
-        network: Any = {"gru": nn.GRU, "lstm": nn.LSTM, "sum": None}[cell]
-        self.network = network and network(embedding, dim // 2, batch_first=True, bidirectional=True)
+        network: type[nn.GRU | nn.LSTM] = nn.LSTM if cell == "lstm" else nn.GRU
+        directions = 0 if cell == "sum" else 2
+        self.network = nn.ModuleList(
+            network(embedding, dim // 2, batch_first=True) for _ in range(directions)
+        )
         self.set_max_length(max_length)
         self.reset()
         self.reset_counts()
@@ -137,13 +139,17 @@ class RecurrentText(MadeOfSettings):
     def forward(self, inputs: dict[str, Tensor]) -> Features:
         """Encode "ids" and "mask", both [B, L]."""
         mask, embedded = inputs["mask"], self.embedding(inputs["ids"])
-        if self.network is None:
+        if not self.network:
             return Features(embedded, mask, (embedded * mask[:, :, None]).sum(1))
-        packed = pack_padded_sequence(embedded, mask.sum(1).cpu(), batch_first=True, enforce_sorted=False)
-        states, last = self.network(packed)
-        hidden = last[0] if self.cell == "lstm" else last  # [2, B, dim / 2]
-        tokens, _ = pad_packed_sequence(states, batch_first=True, total_length=mask.shape[1])
-        return Features(tokens, mask, torch.cat([hidden[0], hidden[1]], dim=1))
+        # Two networks over padded rows, the second over turned ones: several times as fast to train on a CPU as
+        # packed sequences, and just as blind to the padding, which comes after all tokens of a row.
+        length, place = mask.sum(1, keepdim=True), torch.arange(mask.shape[1], device=mask.device)
+        turned = torch.where(mask, length - 1 - place, place)[:, :, None]
+        ahead, _ = self.network[0](embedded)
+        back, _ = self.network[1](embedded.gather(1, turned.expand_as(embedded)))
+        back = back.gather(1, turned.expand_as(back))
+        last = ahead.gather(1, (length - 1)[:, :, None].expand(-1, 1, ahead.shape[2])).squeeze(1)
+        return Features(torch.cat([ahead, back], dim=2), mask, torch.cat([last, back[:, 0]], dim=1))
 
     def reset_counts(self) -> None:
         """Start counting `seen`, `truncated` and `unread` texts anew."""
