@@ -122,7 +122,7 @@ def test_without_a_label_column_the_emojis_are_the_labels() -> None:
     method = method_of()
     emojis = prepared(method, table())["emojis"].tolist()
     assert emojis == [[0, -1], [1, 0], [0, -1], [2, -1], [2, -1], [1, -1], [-1, -1], [-1, -1]]
-    assert method.notes() == ["3 labels on 6 of 8 texts; 1 hold nothing but emojis and were not used"]
+    assert method.notes() == ["3 labels on 6 of 8 texts; 1 with nothing but emojis were not used"]
 
 
 def test_the_label_column_wins_over_emojis_in_the_texts() -> None:

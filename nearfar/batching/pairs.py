@@ -22,11 +22,11 @@ def shares_label(one: Tensor, two: Tensor) -> Tensor:
 
 
 class _Members(NamedTuple):
-    """The rows of each label within one group: those of label number k are rows[start[k] : start[k] + count[k]]."""
+    """The rows of each label within one group: those of label number k are rows[start[k] : start[k] + size[k]]."""
 
     rows: np.ndarray
     start: np.ndarray
-    count: np.ndarray
+    size: np.ndarray
 
 
 class LabelPairs(KeptOrder):
@@ -74,11 +74,11 @@ class LabelPairs(KeptOrder):
     def _near(self, a: int, b: int, n: int, random: np.random.Generator) -> np.ndarray:
         one, two = self.members[a], self.members[b]
         label = random.choice(np.flatnonzero(_shared(one, two, a == b)), n)
-        place = random.integers(one.count[label])
+        place = random.integers(one.size[label])
         if a == b:  # any of the others
-            other = (place + random.integers(1, one.count[label])) % one.count[label]
+            other = (place + random.integers(1, one.size[label])) % one.size[label]
         else:
-            other = random.integers(two.count[label])
+            other = random.integers(two.size[label])
         return np.stack([one.rows[one.start[label] + place], two.rows[two.start[label] + other]], axis=1)
 
     def _far(self, a: int, b: int, n: int, random: np.random.Generator) -> np.ndarray:
@@ -95,19 +95,19 @@ class LabelPairs(KeptOrder):
 def _members(labels: np.ndarray, chosen: np.ndarray) -> _Members:
     row, place = np.nonzero((labels >= 0) & chosen[:, None])
     label = labels[row, place]
-    count = np.bincount(label, minlength=int(labels.max()) + 1)
-    return _Members(row[np.argsort(label, kind="stable")], np.cumsum(count) - count, count)
+    size = np.bincount(label, minlength=int(labels.max()) + 1)
+    return _Members(row[np.argsort(label, kind="stable")], np.cumsum(size) - size, size)
 
 
 def _seen(of: _Members) -> np.ndarray:
-    return np.flatnonzero(of.count)
+    return np.flatnonzero(of.size)
 
 
 def _shared(one: _Members, two: _Members, same_group: bool) -> np.ndarray:
     """Which labels give near pairs: in both groups, and on two rows where they are one group."""
-    return one.count > 1 if same_group else (one.count > 0) & (two.count > 0)
+    return one.size > 1 if same_group else (one.size > 0) & (two.size > 0)
 
 
 def _any(of: _Members, n: int, random: np.random.Generator) -> np.ndarray:
     label = random.choice(_seen(of), n)
-    return of.rows[of.start[label] + random.integers(of.count[label])]
+    return of.rows[of.start[label] + random.integers(of.size[label])]

@@ -129,8 +129,8 @@ def experiment(data: DataFolder) -> Experiment:
         deviations=(
             "12,000 sentences of the Brown corpus and WikiText-2 in place of 46 million of books, one pass; a GRU of "
             "width 256 over about 8,000 words in place of 2,400 over 50,000; batches of 200",
-            f"learning rate {SETTINGS['learning_rate']:g} in place of 5e-4, chosen among 5e-4, 2e-3 and 5e-3 by the next "
-            "sentences found in documents of the Brown corpus that are neither trained nor tested on",
+            f"learning rate {SETTINGS['learning_rate']:g} in place of 5e-4, chosen among 5e-4, 2e-3 and 5e-3 by the "
+            "next sentences found in documents of the Brown corpus that are neither trained nor tested on",
             "skip-thoughts is the same encoder with two GRU decoders over its vocabulary, one for each neighbour, and "
             f"{DECODED_STEPS} steps of 200 sentences; its vectors are half as wide as the two towers of Quick-Thoughts",
             "probes: 2,000 training sentences and 1,000 test sentences (TREC 500) of each task",

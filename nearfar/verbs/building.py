@@ -216,8 +216,8 @@ def _of_its_own(
     """
     wanted = get_type_hints(cls.__init__).get(argument)
     kinds = get_args(wanted) if isinstance(wanted, types.UnionType) else (wanted,)
-    own = next((kind for kind in kinds if hasattr(kind, "fitted")), None)
-    if not examples or not inspect.isclass(own):
+    own: Any = next((kind for kind in kinds if hasattr(kind, "fitted")), None)
+    if not examples or own is None:
         return None
     with torch.random.fork_rng():
         torch.manual_seed(seed)

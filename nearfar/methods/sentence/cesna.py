@@ -93,7 +93,7 @@ class CESNA(Method):
                 + ("those of the column." if labelled else "the emojis in the texts (--column label=NAME).")
             ) from None
         self.told = f"{len(number)} labels on {sum(map(bool, sets)):,} of {len(sets):,} texts" + (
-            "" if all(left) else f"; {left.count(False):,} hold nothing but emojis and were not used"
+            "" if all(left) else f"; {left.count(False):,} with nothing but emojis were not used"
         )
 
     def order(self, rows: int, batch_size: int, seed: int, epoch: int) -> np.ndarray:
