@@ -130,8 +130,8 @@ def experiment(data: DataFolder) -> Experiment:
         deviations=(
             "20,000 sentences of the Brown corpus and WikiText-2, two passes, in place of one over 46 million; "
             "a GRU of width 128 over about 14,000 words in place of one over 50,000; batches of 100 in place of 400",
-            f"learning rate {SETTINGS['learning_rate']:g} in place of 5e-4: with 5e-4 and 2e-3 the training loss of one "
-            "seed had not moved after 60 batches of 200",
+            f"learning rate {SETTINGS['learning_rate']:g} in place of 5e-4: with 5e-4 and 2e-3 the training loss of "
+            "one seed had not moved after 60 batches of 200",
             "skip-thoughts is the same encoder with two GRU decoders over its vocabulary, one for each neighbour, and "
             f"{DECODED_STEPS} steps of 100 sentences; its vectors are half as wide as the two towers of Quick-Thoughts",
             "probes: 2,000 training sentences and 1,000 test sentences (TREC 500) of each task",

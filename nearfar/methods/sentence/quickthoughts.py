@@ -38,11 +38,11 @@ class QuickThoughts(Method):
     one `document` if the table has such a column (the release lets windows cross documents), and has no row missing in
     between that was left out or held out; a sentence for which nothing is left has no loss.
 
-    Without another encoder f is a GRU in both directions over words, smaller than the paper's: 128 numbers a word and
-    256 a sentence, at most 20,000 words, in place of 620, 2,400 or 1,200, and 50,000. g then begins with weights of its
-    own. Of an encoder that was trained before, g begins as a copy (ours); its scaling to length 1 is turned off, since
-    a cosine bounds the scores. Not offered: the dropout that both sides share, the joining of two models over fixed
-    and learnt word vectors, and the extension of the vocabulary by a linear map.
+    Without another encoder f is a GRU in both directions over words, smaller than the paper's: 128 numbers a word, 256
+    a sentence and at most 20,000 words, in place of 620, 1,200 and 50,000. g then begins with weights of its own. Of an
+    encoder that was trained before, g begins as a copy (ours); its scaling to length 1 is turned off, since a cosine
+    bounds the scores. Not offered: the dropout that both sides share, the joining of two models over fixed and learnt
+    word vectors, and the extension of the vocabulary by a linear map.
 
     The paper trains one epoch with batches of 400, rate 5e-4 and gradients clipped to 5.
 
