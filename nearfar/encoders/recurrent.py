@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, Self, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,7 @@ UNKNOWN = 0
 """Number of all tokens that are not in the vocabulary, and the one token of a text that has none."""
 MOST_TOKENS, FEW_TOKENS = 20_000, 50
 WEIGHTS = 0.1
-"""Parameters are drawn evenly from -WEIGHTS to WEIGHTS, as in the release of Quick-Thoughts."""
+"""Embeddings are drawn evenly from -WEIGHTS to WEIGHTS, as in the release of Quick-Thoughts."""
 
 
 def tokens_of(text: str, units: Units) -> list[str]:
@@ -108,10 +108,10 @@ class RecurrentText(MadeOfSettings):
         return cls(kept[:MOST_TOKENS], units=units, **settings)
 
     def reset(self) -> None:
-        """Draw all parameters anew."""
-        with torch.no_grad():
-            for parameter in self.parameters():
-                parameter.uniform_(-WEIGHTS, WEIGHTS)
+        """Draw all parameters anew: those of the networks as PyTorch does."""
+        nn.init.uniform_(self.embedding.weight, -WEIGHTS, WEIGHTS)
+        for network in self.network:
+            cast(nn.RNNBase, network).reset_parameters()
 
     def set_max_length(self, max_length: int) -> None:
         """Keep `max_length` tokens of every text from now on."""
