@@ -24,7 +24,7 @@ def table(rich: int = 300, poor: int = 30, classes: int = 4) -> tuple[np.ndarray
 
 
 def pairs_of(made: LabelPairs, rows: int, batch_size: int = 8, epoch: int = 0) -> np.ndarray:
-    return made.order(rows, batch_size, 0, epoch).reshape(-1, 2)
+    return made.order(rows, batch_size, 0, epoch).reshape(-1, 2).copy()
 
 
 def test_near_and_far_pairs_are_as_many_in_every_batch() -> None:
