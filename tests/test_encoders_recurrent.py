@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from nearfar.errors import ArgumentError
 TEXTS = ["The rain fell.", "snow", "fog in the valley , and the rain again", "Rain! fell the"]
 
 
-def made(cell: Cell = "gru", **settings: int) -> RecurrentText:
+def made(cell: Cell = "gru", **settings: Any) -> RecurrentText:
     torch.manual_seed(0)
     return RecurrentText.fitted(TEXTS, cell=cell, **{"embedding": 6, "dim": 8, **settings}).eval()
 
@@ -76,6 +77,15 @@ def test_both_directions_reach_the_text() -> None:
     for other in (other_end, other_start):
         assert float((base - other)[:4].detach().abs().max()) > 1e-6
         assert float((base - other)[4:].detach().abs().max()) > 1e-6
+
+
+def test_the_mean_is_of_all_states_but_those_of_padding() -> None:
+    encoder = made(pooling="mean")
+    inputs = encoder.prepare(TEXTS)
+    found = encoder(inputs)
+    weights = inputs["mask"][:, :, None].float()
+    torch.testing.assert_close(found.pooled, (found.tokens * weights).sum(1) / weights.sum(1))
+    torch.testing.assert_close(found.pooled[1:2], pooled(encoder, TEXTS[1:2]))
 
 
 def test_words_are_lowered_and_marks_are_words() -> None:
@@ -154,12 +164,19 @@ def test_embeddings_are_drawn_evenly_and_all_parameters_can_be_drawn_anew() -> N
     assert float(encoder.embedding.weight.detach().abs().max()) <= 0.1
 
 
+def test_gates_that_keep_the_state_begin_open() -> None:
+    gru, lstm = (made(cell).network[0].bias_ih_l0.detach().view(-1, 4) for cell in ("gru", "lstm"))
+    assert (gru == 1).all(1).tolist() == [True, True, False]
+    assert (lstm == 1).all(1).tolist() == [False, True, False, False]
+
+
 def test_what_makes_no_encoder_is_refused() -> None:
     with pytest.raises(ArgumentError, match="even"):
         RecurrentText(["a"], dim=7)
-    with pytest.raises(ArgumentError, match="units"):
-        RecurrentText(["a"], units="pieces")
-    with pytest.raises(ArgumentError, match=r"tokens \(0\)"):
+    for setting in ("units", "cell", "pooling"):
+        with pytest.raises(ArgumentError, match=f"{setting} must be one of"):
+            RecurrentText(["a"], **{setting: "pieces"})
+    with pytest.raises(ArgumentError, match="at least one known token"):
         RecurrentText.fitted(["", " "])
     with pytest.raises(ArgumentError, match="max_length"):
         made(max_length=0)

@@ -14,15 +14,17 @@ from nearfar.data.kinds import Text
 from nearfar.encoders.encoder import Features
 from nearfar.encoders.settings import MadeOfSettings
 from nearfar.errors import ArgumentError, check_between
+from nearfar.heads.pool import pool
 
 Units = Literal["words", "characters"]
 Cell = Literal["gru", "lstm", "sum"]
+Pooling = Literal["last", "mean"]
 TOKEN = re.compile(r"\w+|[^\w\s]")
 UNKNOWN = 0
 """Number of all tokens that are not in the vocabulary, and the one token of a text that has none."""
 MOST_TOKENS, FEW_TOKENS = 20_000, 50
 WEIGHTS = 0.1
-"""Embeddings are drawn evenly from -WEIGHTS to WEIGHTS, as in the release of Quick-Thoughts."""
+"""Embeddings are drawn evenly from -WEIGHTS to WEIGHTS."""
 
 
 def tokens_of(text: str, units: Units) -> list[str]:
@@ -32,11 +34,13 @@ def tokens_of(text: str, units: Units) -> list[str]:
 
 
 class RecurrentText(MadeOfSettings):
-    """Embedded tokens through a network in both directions; its two last states are the text.
+    """Embedded tokens through a network in both directions; its last states are the text.
 
         pooled = [forward network after the last token ; backward network after the first]       [dim]
 
-    With the cell "sum" there is no network: the sum of the tokens' embeddings is the text, and `dim` their width.
+    or, with the pooling "mean", the mean of the states of all tokens. With the cell "sum" there is no network: the sum
+    of the tokens' embeddings is the text, and `dim` their width. Embeddings begin evenly between -0.1 and 0.1, and the
+    gates that keep the state with a bias of 1, as in the release of Quick-Thoughts.
 
     Args:
         vocabulary: the known tokens.
@@ -45,9 +49,10 @@ class RecurrentText(MadeOfSettings):
         embedding: width of the embedding of a token.
         dim: width of the features, both directions together (even).
         max_length: tokens kept of a text.
+        pooling: see above.
 
     Raises:
-        ArgumentError: no tokens, an unknown unit or cell, an odd or too small width.
+        ArgumentError: no tokens, an unknown unit, cell or pooling, an odd or too small width.
     """
 
     kind = Text
@@ -60,20 +65,26 @@ class RecurrentText(MadeOfSettings):
         embedding: int = 128,
         dim: int = 256,
         max_length: int = 30,
+        pooling: Pooling = "last",
     ) -> None:
         super().__init__()
-        if not vocabulary or units not in get_args(Units) or cell not in get_args(Cell):
-            raise ArgumentError(
-                f"a recurrent encoder needs tokens ({len(vocabulary)}), units of {get_args(Units)} ({units!r}) "
-                f"and a cell of {get_args(Cell)} ({cell!r})"
-            )
+        for name, value, known in (
+            ("units", units, Units),
+            ("cell", cell, Cell),
+            ("pooling", pooling, Pooling),
+        ):
+            if value not in get_args(known):
+                raise ArgumentError(f"{name} must be one of {', '.join(get_args(known))}, got {value!r}")
+        if not vocabulary:
+            raise ArgumentError("a recurrent encoder needs at least one known token")
         check_between(1, torch.inf, embedding=embedding, dim=dim)
         if dim % 2:
             raise ArgumentError(f"dim must be even, a half for each direction, got {dim}")
         self.vocabulary, self.units, self.cell = list(vocabulary), units, cell
         self.dim = embedding if cell == "sum" else dim
         self._settings = {"vocabulary": self.vocabulary, "units": units, "cell": cell}
-        self._settings |= {"embedding": embedding, "dim": dim}
+        self._settings |= {"embedding": embedding, "dim": dim, "pooling": pooling}
+        self.pooling = pooling
         self._number = {token: number for number, token in enumerate(self.vocabulary, start=1)}
         self.embedding = nn.Embedding(len(self.vocabulary) + 1, embedding)
         network: type[nn.GRU | nn.LSTM] = nn.LSTM if cell == "lstm" else nn.GRU
@@ -108,10 +119,15 @@ class RecurrentText(MadeOfSettings):
         return cls(kept[:MOST_TOKENS], units=units, **settings)
 
     def reset(self) -> None:
-        """Draw all parameters anew: those of the networks as PyTorch does."""
+        """Draw all parameters anew."""
         nn.init.uniform_(self.embedding.weight, -WEIGHTS, WEIGHTS)
         for network in self.network:
             cast(nn.RNNBase, network).reset_parameters()
+            bias: Tensor = network.bias_ih_l0.data
+            # PyTorch has the gates of a GRU in the order reset, update, new; of an LSTM input, forget, new, output.
+            half = self.dim // 2
+            gates = slice(0, 2 * half) if self.cell == "gru" else slice(half, 2 * half)
+            bias[gates] = 1
 
     def set_max_length(self, max_length: int) -> None:
         """Keep `max_length` tokens of every text from now on."""
@@ -148,8 +164,11 @@ class RecurrentText(MadeOfSettings):
         ahead, _ = self.network[0](embedded)
         back, _ = self.network[1](embedded.gather(1, turned.expand_as(embedded)))
         back = back.gather(1, turned.expand_as(back))
+        tokens = torch.cat([ahead, back], dim=2)
+        if self.pooling == "mean":
+            return Features(tokens, mask, pool(tokens, mask, "mean"))
         last = ahead.gather(1, (length - 1)[:, :, None].expand(-1, 1, ahead.shape[2])).squeeze(1)
-        return Features(torch.cat([ahead, back], dim=2), mask, torch.cat([last, back[:, 0]], dim=1))
+        return Features(tokens, mask, torch.cat([last, back[:, 0]], dim=1))
 
     def reset_counts(self) -> None:
         """Start counting `seen`, `truncated` and `unread` texts anew."""
@@ -164,7 +183,7 @@ class RecurrentText(MadeOfSettings):
 
 
 class CharacterText(RecurrentText):
-    """A `RecurrentText` that is by itself an LSTM over characters; an encoder for short texts of any spelling."""
+    """A `RecurrentText` that is by itself the mean state of an LSTM over characters, for texts of any spelling."""
 
     @classmethod
     def fitted(cls, examples: Sequence[Any], units: Units = "characters", **settings: Any) -> Self:
