@@ -123,7 +123,7 @@ class RecurrentText(MadeOfSettings):
         nn.init.uniform_(self.embedding.weight, -WEIGHTS, WEIGHTS)
         for network in self.network:
             cast(nn.RNNBase, network).reset_parameters()
-            bias: Tensor = network.bias_ih_l0.data
+            bias = cast(Tensor, network.bias_ih_l0).detach()
             # PyTorch has the gates of a GRU in the order reset, update, new; of an LSTM input, forget, new, output.
             half = self.dim // 2
             gates = slice(0, 2 * half) if self.cell == "gru" else slice(half, 2 * half)
