@@ -150,6 +150,7 @@ def test_surrogates_in_the_texts_do_not_stop_it_from_being_saved(tmp_path: Path)
 def test_characters_are_read_by_an_lstm() -> None:
     encoder = CharacterText.fitted(["rain", "Rain"])
     assert (encoder.units, encoder.cell, encoder.max_length) == ("characters", "lstm", 140)
+    assert encoder.pooling == "mean"
     assert set(encoder.vocabulary) == set("rainR")
     assert isinstance(encoder.network[0], nn.LSTM)
     assert (encoder.embedding.embedding_dim, encoder.dim) == (64, 256)

@@ -177,7 +177,7 @@ class RecurrentText(MadeOfSettings):
     def note(self) -> str | None:
         """How many texts were cut, and how many hold nothing that is known."""
         found = {f"were longer than {self.max_length} {self.units} and cut": self.truncated}
-        found[f"hold none of the known {self.units}, and all get one vector"] = self.unread
+        found[f"hold none of the known {self.units}"] = self.unread
         parts = [f"{n:,} {what}" for what, n in found.items() if n]
         return f"of {self.seen:,} texts read, {'; '.join(parts)}" if parts else None
 
@@ -188,6 +188,5 @@ class CharacterText(RecurrentText):
     @classmethod
     def fitted(cls, examples: Sequence[Any], units: Units = "characters", **settings: Any) -> Self:
         """An encoder with the characters of some texts, embedded in 64 numbers; 140 of a text are read."""
-        return super().fitted(
-            examples, units, **{"cell": "lstm", "embedding": 64, "max_length": 140, **settings}
-        )
+        own: dict[str, Any] = {"cell": "lstm", "embedding": 64, "max_length": 140, "pooling": "mean"}
+        return super().fitted(examples, units, **{**own, **settings})

@@ -29,11 +29,11 @@ NONE = -1
 class CESNA(Method):
     """Siamese twins with shared weights pull texts with a common emoji together, and push others apart to a margin.
 
-        L = 1/2 mean over pairs of  y E^2 + (1 - y) max(0, m - E)^2        y = 1 where E(s1) and E(s2) meet, else 0
+        L = 1/2 mean over pairs of  y E^2 + (1 - y) max(0, m - E)^2        y = 1: a common emoji; else 0
         E = |G(s1) - G(s2)| or 1 - cos(G(s1), G(s2)),    G(s) = W h + b    h: mean state of the encoder
 
-    E(s) is the label of the text, or where the table has no label column the emojis that are in it: texts with none
-    are left out. All emojis are taken out of what the encoder reads, in training and after, with their selectors,
+    The emoji of a text is its label, or where the table has no label column all that are in it: texts with none are
+    left out. All emojis are taken out of what the encoder reads, in training and after, with their selectors,
     skin tones and joiners. Rows 2k and 2k + 1 of a batch are a pair, so that 256 rows are 128 pairs: near and far ones
     take turns, and so do all pairs of languages (rich-rich, rich-poor, poor-poor), where the table has a column for
     them; labels are drawn evenly, so that a common emoji does not fill the batch.
