@@ -152,7 +152,7 @@ def test_wide_and_stacked_heads() -> None:
     one, two = wide.map[0], wide.map[2]
     torch.testing.assert_close(wide(x), gelu(two(gelu(one(x)))))  # type: ignore[operator]
     for layer in (one, two):
-        assert float(layer.weight.std()) == pytest.approx(0.02, rel=0.1)  # type: ignore[operator, union-attr]
+        assert float(layer.weight.detach().std()) == pytest.approx(0.02, rel=0.1)  # type: ignore[operator, union-attr]
         assert not layer.bias.any()  # type: ignore[operator, union-attr]
     stacked = Projection(5, 50, 5, kind="stacked")
     expected = x

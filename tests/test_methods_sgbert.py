@@ -231,7 +231,7 @@ def test_one_layer_a_text_is_drawn_uniformly_by_the_generator(encoder: Transform
     texts = TEXTS * 60
     layers = every.embed(prepared(every, texts))["layers"]
     chosen = method.embed(prepared(method, texts))["layers"]
-    which = (layers - chosen[:, None]).abs().sum(-1)
+    which = (layers - chosen[:, None]).detach().abs().sum(-1)
     assert float(which.min(dim=1).values.max()) < 1e-4
     counts = torch.bincount(which.argmin(dim=1), minlength=3)
     assert int(counts.min()) > 70, "300 draws of three layers"
