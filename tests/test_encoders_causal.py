@@ -106,7 +106,7 @@ def test_saved_and_loaded_it_predicts_bit_for_bit(tiny: CausalText, tmp_path: Pa
     assert isinstance(again, CausalText)
     assert torch.equal(again.predict(again.prepare(TEXTS))[1], tiny.predict(tiny.prepare(TEXTS))[1])
     assert again.end_ids == tiny.end_ids
-    assert isinstance(make_encoder(str(tmp_path / "space" / "text"), Text, [], causal=True), CausalText)
+    assert isinstance(make_encoder(str(tmp_path / "space" / "text"), Text, [], form="causal"), CausalText)
 
 
 def test_tied_weights_are_saved_once_and_come_back(tiny: CausalText, tmp_path: Path) -> None:
@@ -163,10 +163,10 @@ def test_reading_leaves_the_mode_as_it_was(tiny: CausalText) -> None:
 def test_an_encoder_of_another_kind_is_refused(tmp_path: Path) -> None:
     TransformerText.tiny(TEXTS, 120, layers=1, dim=16, heads=2, ffn=16).save(tmp_path)
     with pytest.raises(ArgumentError, match="no causal language model"):
-        make_encoder(str(tmp_path), Text, [], causal=True)
+        make_encoder(str(tmp_path), Text, [], form="causal")
     (tmp_path / "encoder.json").unlink()
     with pytest.raises(ArtefactError, match="its architecture is BertModel"):
-        make_encoder(str(tmp_path), Text, [], causal=True)
+        make_encoder(str(tmp_path), Text, [], form="causal")
 
 
 def test_a_model_that_looks_ahead_is_refused(tmp_path: Path) -> None:

@@ -85,12 +85,13 @@ def _untrained_heads_will_do(monkeypatch: pytest.MonkeyPatch) -> None:
 # -- tables and methods ----------------------------------------------------------------------------
 
 
-def cells(role: str, kind: type[Kind], rows: int) -> list[Any]:
-    """Cells of one column, other ones for every role."""
+def cells(role: str, kind: type[Kind], rows: int, emojis: bool = True) -> list[Any]:
+    """Cells of one column, other ones for every role; texts that somebody speaks have no emojis."""
     drawn = np.random.default_rng(zlib.crc32(role.encode()))
     made: dict[type[Kind], Any] = {
         Text: lambda i: (
-            f"{WORDS[i % len(WORDS)]} over the {role} of {'very ' * (i % 3)}old town {chr(97 + i)} {'☔☀'[i % 2]}"
+            f"{WORDS[i % len(WORDS)]} over the {role} of {'very ' * (i % 3)}old town {chr(97 + i)} "
+            + "☔☀"[i % 2] * emojis
         ),
         Image: lambda i: PIL.Image.fromarray(drawn.integers(0, 256, (8, 8, 3), dtype=np.uint8)),
         Audio: lambda i: Sound(drawn.normal(scale=0.1, size=3000 + 400 * (i % 2)).astype(np.float32), 8000),
@@ -108,7 +109,10 @@ def table_of(kinds: Mapping[str, type[Kind]], rows: int = ROWS) -> Table:
     columns = {role: kind for role, kind in kinds.items() if kind is not Node}
     if Node in kinds.values():
         columns |= {"vector": Vector, "links": Links}
-    return Table.from_columns({role: cells(role, kind, rows) for role, kind in columns.items()}, columns)
+    silent = Audio not in kinds.values()
+    return Table.from_columns(
+        {role: cells(role, kind, rows, emojis=silent) for role, kind in columns.items()}, columns
+    )
 
 
 def shapes_of_table(name: str) -> Iterator[dict[str, type[Kind]]]:

@@ -75,17 +75,18 @@ def cached_backward(
         The loss terms and the embeddings, both detached.
     """
     pieces = list(chunks(batch, chunk))
-    states, embedded = [], []
+    states = []
+    z: dict[str, Tensor] = {}
     with torch.no_grad():
-        for piece in pieces:
+        for number, piece in enumerate(pieces):
             states.append(RandomState())
-            embedded.append(embed(piece))
-    z = {
-        name: torch.cat([part[name] for part in embedded])
-        .detach()
-        .requires_grad_(embedded[0][name].is_floating_point())
-        for name in embedded[0]
-    }
+            for name, part in embed(piece).items():
+                # Written into one place: small tensors kept between large ones that are freed would hold the
+                # memory of both.
+                if name not in z:
+                    z[name] = part.new_empty((rows_of(batch), *part.shape[1:]))
+                z[name][number * chunk : number * chunk + len(part)] = part
+    z = {name: value.requires_grad_(value.is_floating_point()) for name, value in z.items()}
     after = RandomState()
     terms = loss(z)
     backward(terms)
