@@ -195,7 +195,8 @@ def _run(
         train_rows, test_rows = holdout(table, share, seed, HELD_OUT_LIMIT, together)
         training, held_out = table.select(train_rows), {"": table.select(test_rows)}
     reset_peak()
-    fitting = fit_rows(method, training, held_out, seed=seed, **given)
+    # A method that collapses is a result, and no reason to lose those of the others.
+    fitting = fit_rows(method, training, held_out, seed=seed, on_collapse="warn", **given)
     return {
         "before": {name: m.value for name, m in fitting.before.items()},
         "after": {name: m.value for name, m in fitting.after.items()},

@@ -52,7 +52,7 @@ def board(data: DataFolder) -> Board:
         },
         tests=tests,
         encoder=tiny_mlm_folder(data),
-        settings=SETTINGS,
+        settings={name: value for name, value in SETTINGS.items() if name != "on_collapse"},
         figures={
             "relatedness": ("sts-b/sts", "sick-r/sts"),
             "sts-b": ("sts-b/sts",),
