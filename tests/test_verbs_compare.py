@@ -155,6 +155,10 @@ def test_methods_that_start_from_other_spaces_have_each_its_own_before() -> None
     made = _compared(METHODS, 2, None, runs, {})
     assert list(made.values) == ["before simcse", "before mlm", "simcse", "mlm"]
     assert made.values["before mlm"]["mrr@10"] == [0.2, 0.2]
+    names = [*METHODS, "b3", "csr"]
+    runs = {(m, s): run(0.2 if m == "mlm" else 0.1) for m in names for s in (0, 1)}
+    starts = list(_compared(names, 2, None, runs, {}).values)[:2]
+    assert starts == ["before simcse and 2 others", "before mlm"]
 
 
 def test_differences_are_paired_and_their_interval_is_that_of_students_t(result: Comparison) -> None:

@@ -33,7 +33,7 @@ class Comparison:
         measure: the measure that the table, the picture and the verdicts are about.
         better: "higher" or "lower".
         values: method -> measure -> one value a seed. "before" stands for the encoder without training; where
-            the methods start from different spaces (another pooling, a head), each has its own "before METHOD".
+            the methods start from different spaces (another pooling, a head), each of these is "before METHOD".
         differences: method -> measure -> mean, low and high of (method - first method), paired by seed.
         seconds: method -> training time of each seed.
         facts: data, settings and versions.
@@ -232,11 +232,11 @@ def _compared(
         method: {name: [runs[method, seed]["after"][name] for seed in range(seeds)] for name in names}
         for method in methods
     }
-    starts = [
-        {method: runs[method, seed]["before"].get(measure) for method in methods} for seed in range(seeds)
-    ]
-    alike = all(len(set(start.values())) == 1 for start in starts)
-    before = {"before": methods[0]} if alike else {f"before {method}": method for method in methods}
+    starts: dict[tuple[float | None, ...], list[str]] = {}
+    for method in methods:
+        start = tuple(runs[method, seed]["before"].get(measure) for seed in range(seeds))
+        starts.setdefault(start, []).append(method)
+    before = {"before": methods[0]} if len(starts) == 1 else {_before(own): own[0] for own in starts.values()}
     values = {
         **{
             label: {n: [runs[method, s]["before"][n] for s in range(seeds)] for n in names}
@@ -259,6 +259,12 @@ def _compared(
         if all(runs[method, seed].get("peak_mb") for seed in range(seeds))
     }
     return Comparison(methods, measure, first["better"][measure], values, differences, seconds, facts, memory)
+
+
+def _before(methods: Sequence[str]) -> str:
+    """What the space is called that some of the methods start from."""
+    others = f" and {len(methods) - 1} other{'s' * (len(methods) > 2)}" if len(methods) > 1 else ""
+    return f"before {methods[0]}{others}"
 
 
 def _draw(result: Comparison, folder: Path) -> None:
