@@ -128,6 +128,16 @@ def test_options_are_hyperparameters_of_one_method(
         compare(METHODS, pairs_csv, options={"simcse.heat": "1"}, **settings)
 
 
+@pytest.mark.parametrize("rows", [0, 1])
+def test_too_few_rows_to_measure_on_are_refused_by_name(
+    pairs_csv: Path, settings: dict[str, Any], rows: int
+) -> None:
+    table = read_table(str(pairs_csv))
+    tests = {"all": table, "few": table.select(np.arange(rows))}
+    with pytest.raises(TableError, match="two are needed"):
+        compare(METHODS, pairs_csv, seeds=2, measure_on=tests, **settings)
+
+
 def test_a_peak_of_memory_is_that_of_the_work_since_it_was_reset() -> None:
     if peak_mb() is None:
         pytest.skip("this system does not tell it")

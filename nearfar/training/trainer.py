@@ -227,9 +227,8 @@ class _Trainer:
             raise not_finite(bad, self.method, folder, facts)
         side.prepared.step()
         side.optimiser.zero_grad(set_to_none=True)
-        shared = [
-            name for name in embedded[0] if all(name in z for z in embedded)
-        ]  # batches may be of two kinds
+        # Batches may be of two kinds.
+        shared = [name for name in embedded[0] if all(name in z for z in embedded)]
         joined = {name: torch.cat([z[name] for z in embedded]) for name in shared}
         return float(loss), {name: float(term) for name, term in sums.items()}, joined
 

@@ -114,7 +114,8 @@ def fit_rows(
         settled = replace(settled, batch_size=len(training))
     if type(made).solve is Method.solve:
         require_rows(training, settled.batch_size)
-    if short := next((test for test in tests.values() if len(test) < 2), None):
+    short = next((test for test in tests.values() if len(test) < 2), None)
+    if short is not None:  # a table without rows is false
         raise TableError(
             f"{short.name}: one row to measure on is not enough, two are needed: hold out a larger share of the "
             "rows with --holdout-share, or none with 0"
@@ -130,8 +131,8 @@ def fit_rows(
         before, embedded_before = known[space.fingerprint], None
     else:
         before, embedded_before = _measured_on(space, tests)
-    if known is not None:
-        known[space.fingerprint] = before
+        if known is not None:
+            known[space.fingerprint] = before
     for reader in made.encoders():
         reader.reset_counts()
 
