@@ -161,7 +161,7 @@ def test_reading_leaves_the_mode_as_it_was(tiny: CausalText) -> None:
 
 
 def test_an_encoder_of_another_kind_is_refused(tmp_path: Path) -> None:
-    TransformerText.tiny(TEXTS, 120, layers=1, dim=16, heads=2, ffn=16).save(tmp_path)
+    TransformerText.tiny(TEXTS, vocabulary=120, layers=1, dim=16, heads=2, ffn=16).save(tmp_path)
     with pytest.raises(ArgumentError, match="no causal language model"):
         make_encoder(str(tmp_path), Text, [], form="causal")
     (tmp_path / "encoder.json").unlink()
@@ -170,7 +170,7 @@ def test_an_encoder_of_another_kind_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_model_that_looks_ahead_is_refused(tmp_path: Path) -> None:
-    encoder = TransformerText.tiny(TEXTS, 120, layers=1, dim=16, heads=2, ffn=16)
+    encoder = TransformerText.tiny(TEXTS, vocabulary=120, layers=1, dim=16, heads=2, ffn=16)
     config = BertConfig.from_dict(encoder.model.config.to_dict())
     BertLMHeadModel(config).save_pretrained(tmp_path)
     encoder.tokenizer.save_pretrained(tmp_path)

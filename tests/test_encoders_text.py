@@ -153,7 +153,7 @@ def test_the_tokenizer_knows_the_given_texts_only(tiny: TransformerText) -> None
     assert all(piece in seen for piece in learnt)
     unknown = tiny.prepare(["Ж"])["ids"][0].tolist()
     assert unknown[1] == tiny.tokenizer.unk_token_id
-    assert TransformerText.tiny(TEXTS, 120).tokenizer.get_vocab() == tiny.tokenizer.get_vocab()
+    assert TransformerText.tiny(TEXTS, vocabulary=120).tokenizer.get_vocab() == tiny.tokenizer.get_vocab()
 
 
 def test_load_is_bit_equal(tiny: TransformerText, saved: Path) -> None:

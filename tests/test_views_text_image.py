@@ -28,7 +28,9 @@ def images(n: int = 6, size: int = 16) -> Tensor:
 
 
 def small_text(dropout: float) -> TransformerText:
-    return TransformerText.tiny(TEXTS, 80, layers=1, dim=16, heads=2, ffn=16, max_length=12, dropout=dropout)
+    return TransformerText.tiny(
+        TEXTS, vocabulary=80, layers=1, dim=16, heads=2, ffn=16, max_length=12, dropout=dropout
+    )
 
 
 def test_twins_differ_and_come_from_one_pass() -> None:

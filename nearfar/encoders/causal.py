@@ -11,11 +11,11 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from nearfar.encoders.bytepairs import train_byte_pairs
+from nearfar.encoders.from_scratch import small_gpt2
 from nearfar.encoders.gguf import gguf_file, read_gguf
 from nearfar.encoders.pretrained import load_model, model_folder, position_limit
 from nearfar.encoders.text import TransformerText
-from nearfar.errors import ArgumentError, ArtefactError
+from nearfar.errors import ArtefactError
 from nearfar.files import read_json
 
 READ = 256
@@ -98,51 +98,18 @@ class CausalText(TransformerText):
         return encoder
 
     @classmethod
-    def tiny(
-        cls,
-        texts: Sequence[str],
-        vocabulary: int = 4000,
-        layers: int = 4,
-        dim: int = 128,
-        heads: int = 4,
-        ffn: int = 512,
-        max_length: int = READ,
-        dropout: float = 0.1,
-    ) -> Self:
+    def tiny(cls, texts: Sequence[str], max_length: int = READ, **size: Any) -> Self:
         """A small GPT-2 from scratch, with a byte-level tokenizer trained on `texts` and nothing else.
 
         Args:
             texts: training texts for the tokenizer.
-            vocabulary: most pieces of the tokenizer.
-            layers, dim, heads, ffn: the size of the network; `ffn` is the width inside a layer.
             max_length: tokens that it has positions for, so prompt and continuation together.
-            dropout: of embeddings, hidden states and attention weights.
+            size: of vocabulary and network, as `nearfar.encoders.from_scratch.small_gpt2` takes it.
 
         Raises:
-            ArgumentError: there are no texts, or `heads` does not divide `dim`.
+            ArgumentError: there are no texts, or the sizes do not fit each other.
         """
-        from transformers import GPT2Config, GPT2LMHeadModel
-
-        if not texts:
-            raise ArgumentError("a tokenizer cannot be trained on no texts: give the texts of the table")
-        if dim % heads:
-            raise ArgumentError(f"heads={heads} does not divide dim={dim}")
-        tokenizer = train_byte_pairs(texts, vocabulary, max_length)
-        config = GPT2Config(
-            vocab_size=len(tokenizer),
-            n_positions=max_length,
-            n_embd=dim,
-            n_layer=layers,
-            n_head=heads,
-            n_inner=ffn,
-            resid_pdrop=dropout,
-            embd_pdrop=dropout,
-            attn_pdrop=dropout,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
-        return cls(GPT2LMHeadModel(config), tokenizer, max_length=max_length)
+        return cls(*small_gpt2(texts, max_length, **size), max_length=max_length)
 
     @staticmethod
     def read_model(folder: Path) -> Any:

@@ -10,7 +10,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from nearfar.encoders.pretrained import model_folder
-from nearfar.encoders.settings import read_weights, write_weights
 from nearfar.encoders.text import UNSAID_LENGTH, TransformerText
 from nearfar.errors import ArgumentError
 from nearfar.heads.language import IGNORED, MLMHead
@@ -39,6 +38,8 @@ class MaskedText(TransformerText):
     Raises:
         ArgumentError: the tokenizer has no mask token, or as `TransformerText`.
     """
+
+    beside = {"head": HEAD}
 
     def __init__(
         self,
@@ -110,22 +111,6 @@ class MaskedText(TransformerText):
     def settings(self) -> dict[str, Any]:
         """Those of the encoder, and whether the head is trained."""
         return {**super().settings(), "head_is_trained": self.head_is_trained}
-
-    def save(self, folder: Path) -> None:
-        """Write what `TransformerText` writes, and the head beside it."""
-        super().save(folder)
-        write_weights(folder, self.head, HEAD)
-
-    @classmethod
-    def load(cls, folder: Path) -> Self:
-        """Read what `save` wrote.
-
-        Raises:
-            ArtefactError: the folder is incomplete, of another encoder, or could run code.
-        """
-        encoder = super().load(folder)
-        read_weights(folder, encoder.head, HEAD)
-        return encoder
 
 
 def _read_head(folder: Path, head: MLMHead) -> bool:

@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from nearfar.encoders.encoder import Features
-from nearfar.encoders.pretrained import first_position, position_limit, save_model
-from nearfar.encoders.settings import read_weights, write_settings, write_weights
+from nearfar.encoders.pretrained import first_position, position_limit
 from nearfar.encoders.text import UNSAID_LENGTH, TransformerText
 from nearfar.errors import ArgumentError
 
@@ -63,6 +62,8 @@ class PrefixText(TransformerText):
         ArgumentError: the prompt does not reach every layer of this architecture or leaves no room for texts, or as
             `TransformerText`.
     """
+
+    beside = {"prompt": PROMPT}
 
     def __init__(
         self,
@@ -154,26 +155,8 @@ class PrefixText(TransformerText):
         """Those of the encoder, and the length of the prompt."""
         return {**super().settings(), "prompt_length": self.prompt_length}
 
-    def save(self, folder: Path) -> None:
-        """Write the encoder and the prompt beside it.
-
-        Nothing is written for sentence-transformers, which would embed without the prompt.
-        """
-        save_model(self.model, folder)
-        self.tokenizer.save_pretrained(folder)
-        write_weights(folder, self.prompt, PROMPT)
-        write_settings(folder, self)
-
-    @classmethod
-    def load(cls, folder: Path) -> Self:
-        """Read what `save` wrote.
-
-        Raises:
-            ArtefactError: the folder is incomplete, of another encoder, or could run code.
-        """
-        encoder = super().load(folder)
-        read_weights(folder, encoder.prompt, PROMPT)
-        return encoder
+    def _write_for_others(self, folder: Path) -> None:
+        """Nothing: sentence-transformers would embed without the prompt."""
 
 
 @contextmanager

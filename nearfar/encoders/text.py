@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from torch.nn import functional
 from nearfar.data.kinds import Text
 from nearfar.encoders.cpu_linear import use_faster_linear
 from nearfar.encoders.encoder import Encoder, Features
+from nearfar.encoders.from_scratch import small_bert
 from nearfar.encoders.lengths import joined, length_groups, near_length_groups
 from nearfar.encoders.pretrained import (
     end_tokens,
@@ -27,9 +28,8 @@ from nearfar.encoders.pretrained import (
     save_model,
 )
 from nearfar.encoders.sentence_folder import read_sentence_folder, write_sentence_folder
-from nearfar.encoders.settings import read_settings, write_settings
+from nearfar.encoders.settings import read_settings, read_weights, write_settings, write_weights
 from nearfar.encoders.taps import attention_weights, edited_embeddings
-from nearfar.encoders.wordpiece import train_wordpiece
 from nearfar.errors import ArgumentError, ArtefactError
 from nearfar.heads.pool import check_pooling, needs_layers, pool, pooled_places
 
@@ -61,6 +61,8 @@ class TransformerText(Encoder):
     kind = Text
     pooling_is_own: bool = False
     """Whether its folder or its user named the pooling; otherwise "mean" is only a guess."""
+    beside: ClassVar[dict[str, str]] = {}
+    """Parts that are not of the model -> the files they are kept in."""
 
     def __init__(
         self,
@@ -127,48 +129,18 @@ class TransformerText(Encoder):
         return encoder
 
     @classmethod
-    def tiny(
-        cls,
-        texts: Sequence[str],
-        vocabulary: int = 8000,
-        layers: int = 3,
-        dim: int = 128,
-        heads: int = 4,
-        ffn: int = 512,
-        max_length: int = 64,
-        dropout: float = 0.1,
-    ) -> Self:
+    def tiny(cls, texts: Sequence[str], max_length: int = 64, **size: Any) -> Self:
         """A small BERT from scratch, with a WordPiece tokenizer trained on `texts` and nothing else.
 
         Args:
             texts: training texts for the tokenizer.
-            vocabulary: most word pieces.
-            layers, dim, heads, ffn: the size of the network; `ffn` is the width inside a layer.
             max_length: tokens kept of a text.
-            dropout: of hidden states and attention weights.
+            size: of vocabulary and network, as `nearfar.encoders.from_scratch.small_bert` takes it.
 
         Raises:
-            ArgumentError: there are no texts, or `heads` does not divide `dim`.
+            ArgumentError: there are no texts, or the sizes do not fit each other.
         """
-        from transformers import BertConfig, BertModel
-
-        if not texts:
-            raise ArgumentError("a tokenizer cannot be trained on no texts: give the texts of the table")
-        if dim % heads:
-            raise ArgumentError(f"heads={heads} does not divide dim={dim}")
-        tokenizer = train_wordpiece(texts, vocabulary, max_length)
-        config = BertConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=dim,
-            num_hidden_layers=layers,
-            num_attention_heads=heads,
-            intermediate_size=ffn,
-            max_position_embeddings=max_length,
-            hidden_dropout_prob=dropout,
-            attention_probs_dropout_prob=dropout,
-            pad_token_id=tokenizer.pad_token_id,
-        )
-        return cls(BertModel(config), tokenizer, max_length=max_length)
+        return cls(*small_bert(texts, max_length, **size), max_length=max_length)
 
     @staticmethod
     def read_model(folder: Path) -> Any:
@@ -333,8 +305,13 @@ class TransformerText(Encoder):
         """
         save_model(self.model, folder)
         self.tokenizer.save_pretrained(folder)
-        write_sentence_folder(folder, self.dim, self.pooling, self.normalise, self.max_length)
+        self._write_for_others(folder)
+        for part, file in self.beside.items():
+            write_weights(folder, getattr(self, part), file)
         write_settings(folder, self)
+
+    def _write_for_others(self, folder: Path) -> None:
+        write_sentence_folder(folder, self.dim, self.pooling, self.normalise, self.max_length)
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -346,5 +323,7 @@ class TransformerText(Encoder):
         _, settings = read_settings(folder, expected=cls.__name__)
         refuse_code(folder)
         encoder = cls(cls.read_model(folder), load_tokenizer(folder), **settings)
+        for part, file in cls.beside.items():
+            read_weights(folder, getattr(encoder, part), file)
         encoder.pooling_is_own = True
         return encoder

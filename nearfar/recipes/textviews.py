@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+from torch import Tensor
 
 from nearfar.data.kinds import Text
 from nearfar.data.table import Table
@@ -133,10 +135,11 @@ def _bench(
         base.pooling = "cls"
         assert isinstance(judge, TransformerText)
         lexicon = lexicon_of(base, training if view == "subs" else None)
+        audit = Audit(base, judge, lexicon, audited)
+        figured_by = audit.of_edit if view in EDITS else audit.of_latent
         found: dict[str, float] = {}
         for rate in RATES[:1] if view == "dropout" else RATES:
-            audit = _texts_audit if view in EDITS else _latent_audit
-            figured = audit(base, judge, lexicon, audited, view, rate, seed)
+            figured = figured_by(view, rate, seed)
             encoder = tiny_mlm(data)
             torch.manual_seed(seed)
             space = fitted(TextViews(encoder, view, rate, pooling="cls"), training, seed)
@@ -149,55 +152,48 @@ def _bench(
     return run
 
 
-def _texts_audit(
-    base: TransformerText,
-    judge: TransformerText,
-    lexicon: Lexicon,
-    texts: Sequence[str],
-    view: str,
-    rate: float,
-    seed: int,
-) -> dict[str, float]:
-    """Meaning kept, surface changed and difficulty of a view that edits tokens."""
-    tokens = [lexicon.split(text)[:30] for text in texts]
-    views = _views(tokens, lexicon, view, rate, seed)
-    shown, seen = ([lexicon.read(row) for row in rows] for rows in (tokens, _readable(views, lexicon)))
-    judged = [encode_view(judge, part, "none", 0, seed).pooled for part in (shown, seen)]
-    # The base encoder reads the tokens themselves, [DEL] too.
-    ends = base.prepare([texts[0]])["ids"][0]
-    pooled = []
-    for rows in (tokens, views):
-        framed = [[int(ends[0]), *row, int(ends[-1])] for row in rows]
+@dataclass(frozen=True)
+class Audit:
+    """Who looks at a view, and on which texts: the base encoder, the judge, and what splits texts into tokens."""
+
+    base: TransformerText
+    judge: TransformerText
+    lexicon: Lexicon
+    texts: Sequence[str]
+
+    def of_edit(self, view: str, rate: float, seed: int) -> dict[str, float]:
+        """Meaning kept, surface changed and difficulty of a view that edits tokens."""
+        tokens = [self.lexicon.split(text)[:30] for text in self.texts]
+        views = _views(tokens, self.lexicon, view, rate, seed)
+        readable = _readable(views, self.lexicon)
+        shown, seen = ([self.lexicon.read(row) for row in rows] for rows in (tokens, readable))
+        judged = [encode_view(self.judge, part, "none", 0, seed).pooled for part in (shown, seen)]
+        return {
+            "judge's cosine": cosines(judged).mean().item(),
+            **surface(tokens, views),
+            "difficulty": difficulty([self._read(tokens), self._read(views)]),
+        }
+
+    def of_latent(self, view: str, rate: float, seed: int) -> dict[str, float]:
+        """Meaning kept and difficulty of a view inside an encoder: in the judge, and in the base encoder."""
+        judged, own = (
+            [encode_view(encoder, self.texts, name, rate, seed).pooled for name in ("none", view)]
+            for encoder in (self.judge, self.base)
+        )
+        return {
+            "judge's cosine": cosines(judged).mean().item(),
+            "edit rate": 0.0,
+            "token overlap": 1.0,
+            "length ratio": 1.0,
+            "difficulty": difficulty(own),
+        }
+
+    def _read(self, rows: Sequence[Sequence[int]]) -> Tensor:
+        """What the base encoder makes of tokens themselves, [DEL] too: [N, d]."""
+        ends = self.base.prepare([self.texts[0]])["ids"][0]
+        framed = [torch.tensor([[int(ends[0]), *row, int(ends[-1])]]) for row in rows]
         with torch.no_grad():
-            pooled.append(torch.cat([base({"ids": torch.tensor([row])}).pooled for row in framed]))
-    return {
-        "judge's cosine": cosines(judged).mean().item(),
-        **surface(tokens, views),
-        "difficulty": difficulty(pooled),
-    }
-
-
-def _latent_audit(
-    base: TransformerText,
-    judge: TransformerText,
-    lexicon: Lexicon,
-    texts: Sequence[str],
-    view: str,
-    rate: float,
-    seed: int,
-) -> dict[str, float]:
-    """Meaning kept and difficulty of a view inside an encoder: in the judge, and in the base encoder."""
-    judged, own = (
-        [encode_view(encoder, texts, name, rate, seed).pooled for name in ("none", view)]
-        for encoder in (judge, base)
-    )
-    return {
-        "judge's cosine": cosines(judged).mean().item(),
-        "edit rate": 0.0,
-        "token overlap": 1.0,
-        "length ratio": 1.0,
-        "difficulty": difficulty(own),
-    }
+            return torch.cat([self.base({"ids": ids}).pooled for ids in framed])
 
 
 def _views(
