@@ -38,18 +38,32 @@ def chunks(batch: dict[str, Any], size: int) -> Iterator[dict[str, Any]]:
         yield slice_batch(batch, start, start + size)
 
 
-class RandomState:
-    """The state of the global random generators, to replay a forward pass with its dropout masks."""
+class RandomStates:
+    """States of the global random generators, to replay forward passes with their dropout masks.
 
-    def __init__(self) -> None:
-        self._cpu = torch.get_rng_state()
-        self._cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    All have their place from the start: small tensors kept one by one between large ones that are freed would
+    hold the memory of both.
 
-    def restore(self) -> None:
-        """Set the generators back."""
-        torch.set_rng_state(self._cpu)
-        if self._cuda:
-            torch.cuda.set_rng_state_all(self._cuda)
+    Args:
+        count: how many states there will be.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._cpu = torch.get_rng_state().repeat(count, 1)
+        cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+        self._cuda = [state.repeat(count, 1) for state in cuda]
+
+    def keep(self, number: int) -> None:
+        """Keep the generators' states of now under a number."""
+        self._cpu[number] = torch.get_rng_state()
+        for device, kept in enumerate(self._cuda):
+            kept[number] = torch.cuda.get_rng_state(device)
+
+    def restore(self, number: int) -> None:
+        """Set the generators back to the states under a number."""
+        torch.set_rng_state(self._cpu[number].clone())  # PyTorch 2.13 crashes on a view into a storage
+        for device, kept in enumerate(self._cuda):
+            torch.cuda.set_rng_state(kept[number].clone(), device)
 
 
 def cached_backward(
@@ -75,23 +89,21 @@ def cached_backward(
         The loss terms and the embeddings, both detached.
     """
     pieces = list(chunks(batch, chunk))
-    states = []
+    states = RandomStates(len(pieces) + 1)
     z: dict[str, Tensor] = {}
     with torch.no_grad():
         for number, piece in enumerate(pieces):
-            states.append(RandomState())
+            states.keep(number)
             for name, part in embed(piece).items():
-                # Written into one place: small tensors kept between large ones that are freed would hold the
-                # memory of both.
-                if name not in z:
+                if name not in z:  # one place for all, as for the states
                     z[name] = part.new_empty((rows_of(batch), *part.shape[1:]))
                 z[name][number * chunk : number * chunk + len(part)] = part
     z = {name: value.requires_grad_(value.is_floating_point()) for name, value in z.items()}
-    after = RandomState()
+    states.keep(len(pieces))
     terms = loss(z)
     backward(terms)
-    for number, (piece, state) in enumerate(zip(pieces, states, strict=True)):
-        state.restore()
+    for number, piece in enumerate(pieces):
+        states.restore(number)
         again = embed(piece)
         rows = slice(number * chunk, number * chunk + rows_of(piece))
         pairs = []
@@ -102,7 +114,7 @@ def cached_backward(
         if pairs:
             # Not through `backward`: the cached gradient already carries a scaler's factor.
             torch.autograd.backward([value for value, _ in pairs], [gradient for _, gradient in pairs])
-    after.restore()
+    states.restore(len(pieces))
     return (
         {name: term.detach() for name, term in terms.items()},
         {name: value.detach() for name, value in z.items()},
