@@ -148,3 +148,16 @@ def test_a_pooling_that_the_folder_names_is_kept_unless_another_is_asked_for() -
     assert encoder.pooling == "mean"
     encoder.choose_pooling("top2")
     assert encoder.pooling == "top2"
+
+
+def test_a_pooling_that_nobody_chose_is_still_open_after_saving(tmp_path: Path) -> None:
+    """What `fit mlm` leaves is pooled as the next method's paper says, and what a method chose stays."""
+    tiny().save(tmp_path / "open")
+    encoder = MaskedText.load(tmp_path / "open")
+    assert encoder.pooling == "mean"
+    encoder.choose_pooling("own")
+    assert encoder.pooling == "cls"
+    encoder.save(tmp_path / "chosen")
+    again = MaskedText.load(tmp_path / "chosen")
+    again.choose_pooling("own", default="top2")
+    assert again.pooling == "cls"

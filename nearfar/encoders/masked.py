@@ -109,8 +109,10 @@ class MaskedText(TransformerText):
         return plain.train(self.training)
 
     def settings(self) -> dict[str, Any]:
-        """Those of the encoder, and whether the head is trained."""
-        return {**super().settings(), "head_is_trained": self.head_is_trained}
+        """Those of the encoder, whether the head is trained, and whether a pooling was ever chosen."""
+        # Predicting hidden tokens trains no pooling: what is trained next may still choose its own.
+        own = {"head_is_trained": self.head_is_trained, "pooling_is_own": self.pooling_is_own}
+        return {**super().settings(), **own}
 
 
 def _read_head(folder: Path, head: MLMHead) -> bool:

@@ -60,7 +60,7 @@ class TransformerText(Encoder):
 
     kind = Text
     pooling_is_own: bool = False
-    """Whether its folder or its user named the pooling; otherwise "mean" is only a guess."""
+    """Whether its folder, its user or a method named the pooling; otherwise "mean" is only a guess."""
     beside: ClassVar[dict[str, str]] = {}
     """Parts that are not of the model -> the files they are kept in."""
 
@@ -291,8 +291,9 @@ class TransformerText(Encoder):
     def choose_pooling(self, pooling: str, default: str = "cls") -> None:
         """Pool as `pooling` says; "own" keeps what its folder or its user named, and is `default` where none did."""
         if pooling != "own" or not self.pooling_is_own:
-            self.pooling = default if pooling == "own" else pooling
-            check_pooling(self.pooling, self.layers)
+            chosen = default if pooling == "own" else pooling
+            check_pooling(chosen, self.layers)
+            self.pooling, self.pooling_is_own = chosen, True
 
     def settings(self) -> dict[str, Any]:
         """Pooling, limit and scaling."""
@@ -322,8 +323,9 @@ class TransformerText(Encoder):
         """
         _, settings = read_settings(folder, expected=cls.__name__)
         refuse_code(folder)
+        pooling_is_own = settings.pop("pooling_is_own", True)
         encoder = cls(cls.read_model(folder), load_tokenizer(folder), **settings)
         for part, file in cls.beside.items():
             read_weights(folder, getattr(encoder, part), file)
-        encoder.pooling_is_own = True
+        encoder.pooling_is_own = pooling_is_own
         return encoder

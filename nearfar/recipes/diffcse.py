@@ -54,6 +54,7 @@ def experiment(data: DataFolder) -> Experiment:
     def arm(make: Callable[[MaskedText], Method]) -> Callable[[int], dict[str, float]]:
         def run(seed: int) -> dict[str, float]:
             encoder = tiny_masked(data)
+            encoder.choose_pooling("cls")
             torch.manual_seed(seed)
             method = make(encoder)
             space = fitted(method, texts, seed)
@@ -65,7 +66,7 @@ def experiment(data: DataFolder) -> Experiment:
     return Experiment(
         data={"training texts": texts.fingerprint, **fingerprints(tests)},
         arms={
-            "simcse": arm(lambda encoder: SimCSE(encoder.plain(), pooling="cls")),
+            "simcse": arm(lambda encoder: SimCSE(encoder.plain())),
             "simcse, batch norms": arm(WithoutEdits),
             "diffcse": arm(DiffCSE),
             ALONE: lambda seed: {GAIN: 0.0},

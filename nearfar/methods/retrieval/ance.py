@@ -68,8 +68,8 @@ class ANCE(Method):
         check_between(0, 1, warm_up=warm_up)
         if n_neg > top_k:
             raise ArgumentError(f"n_neg negatives are drawn of top_k hits: got n_neg {n_neg} of {top_k}")
-        if encoder.pretrained and not encoder.pooling_is_own:
-            encoder.pooling = "cls"
+        if encoder.pretrained:
+            encoder.choose_pooling("own")
         encoder.normalise = False
         self.encoder = encoder
         self.head = Projection(encoder.dim, encoder.dim, kind="normed")
