@@ -35,6 +35,13 @@ def test_near_and_far_pairs_are_as_many_in_every_batch() -> None:
     assert (pairs[:, 0] != pairs[:, 1]).all(), "a row is no pair with itself"
 
 
+def test_a_group_without_labels_takes_no_part() -> None:
+    labels, groups = table()
+    labels[groups == 1] = -1
+    pairs = pairs_of(LabelPairs(labels, groups), 720)
+    assert set(groups[pairs.ravel()]) == {0, 2}
+
+
 def test_all_two_groups_come_equally_often_near_and_far() -> None:
     labels, groups = table()
     pairs = pairs_of(LabelPairs(labels, groups), 720)

@@ -153,6 +153,15 @@ def test_near_and_far_pairs_of_all_languages_take_part() -> None:
     assert {tuple(sorted(pair)) for pair in languages} == {("en", "en"), ("en", "pt"), ("pt", "pt")}
 
 
+def test_a_language_without_labels_is_left_out_and_named() -> None:
+    texts = ["so nice 😂", "how sad 😍", "well well 😂", "too late 😍", "क्या बात", "ठीक है"]
+    method = method_of()
+    method.begin(table(text=texts, language=["en"] * 4 + ["hi"] * 2))
+    for epoch in range(3):
+        assert set(method.order(6, 2, 0, epoch)) <= {0, 1, 2, 3}
+    assert "no text in hi has a label" in method.notes()[0]
+
+
 def test_texts_without_emojis_and_labels_are_refused() -> None:
     plain = Table.from_columns({"text": ["so good", "no way", "ok"]}, {"text": Text})
     with pytest.raises(TableError, match=r"no two rows share one.*--column label=NAME"):

@@ -231,3 +231,20 @@ def test_wrong_arguments_are_named(made: Any) -> None:
     ):
         with pytest.raises(ArgumentError, match=named):
             made(**wrong)
+
+
+def test_hard_negatives_are_counted_once_there_are_clusters(made: Any) -> None:
+    method = made(width=3, start=NOW)
+    assert method.negatives(64) == 63
+    method.kmeans.start(waves(0.9))
+    assert method.kmeans.started
+    assert method.negatives(64) == 127
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("hard_negative_log_weight", math.inf), ("start", math.nan), ("variant", "Repo"), ("weight", -1.0)],
+)
+def test_arguments_out_of_range_are_refused_before_training(made: Any, name: str, value: Any) -> None:
+    with pytest.raises(ArgumentError, match=f"^{name} must be"):
+        made(**{name: value})

@@ -11,7 +11,7 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
-from test_methods_catalogue import calm, total
+from test_methods_catalogue import total
 from torch import Tensor, nn
 
 from nearfar.data.kinds import Image, Missing, Text, Vector
@@ -84,7 +84,10 @@ def test_the_loss_is_that_of_the_released_code() -> None:
         "sentence two": method.sentence_head(two),
         "picture": method.picture_head(picture),
     }
-    terms = {name: term.item() for name, term in method.contrast(z, {}).items()}
+    terms = {
+        name: term.item()
+        for name, term in method.contrast(z, {"content": torch.arange(len(z["picture"]))}).items()
+    }
     assert terms == pytest.approx({"info_nce": 10.809807043975802, "grounding": 1.165297942245966}, rel=1e-9)
 
 
@@ -110,7 +113,7 @@ def test_pictures_are_keys_only(encoder: TransformerText) -> None:
     z = {name: torch.randn(6, 4) for name in ("one", "two", "sentence one", "sentence two", "picture")}
     forward = [info_nce(z[f"sentence {twin}"], z["picture"], temperature=0.05) for twin in ("one", "two")]
     backward = [info_nce(z["picture"], z[f"sentence {twin}"], temperature=0.05) for twin in ("one", "two")]
-    found = method.contrast(z, {})["grounding"]
+    found = method.contrast(z, {"content": torch.arange(len(z["picture"]))})["grounding"]
     torch.testing.assert_close(found, (forward[0] + forward[1]) / 2)
     assert abs(found - (sum(forward) + sum(backward)) / 4).item() > 1e-2
 
@@ -132,8 +135,9 @@ def test_without_weight_a_batch_with_pictures_is_simcse(encoder: TransformerText
 
 def test_the_weight_is_of_the_second_term_alone(encoder: TransformerText) -> None:
     z = {name: torch.randn(6, 4) for name in ("one", "two", "sentence one", "sentence two", "picture")}
+    content = {"content": torch.arange(6)}
     light, heavy = (
-        MCSE(copy.deepcopy(encoder), GivenVectors(WIDTH), weight=w).contrast(z, {}) for w in (0.01, 1.0)
+        MCSE(copy.deepcopy(encoder), GivenVectors(WIDTH), weight=w).contrast(z, content) for w in (0.01, 1.0)
     )
     torch.testing.assert_close(light["grounding"], 0.01 * heavy["grounding"])
     torch.testing.assert_close(light["info_nce"], heavy["info_nce"])
@@ -223,14 +227,33 @@ def test_it_trains_on_a_mixture_and_gradients_of_both_kinds_can_be_added(encoder
         assert np.isfinite(run.losses).all()
 
 
-def test_shuffled_pictures_cannot_be_found(encoder: TransformerText) -> None:
-    """Texts that say nothing of their pictures leave the second term at the logarithm of the batch."""
-    method = MCSE(encoder, GivenVectors(WIDTH), weight=1.0, image_temperature=10.0)
-    calm(method)
+def test_right_pictures_are_found_and_shuffled_ones_are_not(encoder: TransformerText) -> None:
+    method = MCSE(encoder, GivenVectors(WIDTH), weight=1.0)
     batch = prepared(method)
-    assert method.contrast(method.embed(batch), batch)["grounding"].item() == pytest.approx(
-        math.log(4), abs=0.05
-    )
+    z = method.embed(batch)
+    found = {}
+    for name, moved in (("right", 0), ("shuffled", 1)):
+        places = torch.eye(4).roll(moved, 0)
+        one_hot = {"sentence one": torch.eye(4), "sentence two": torch.eye(4), "picture": places}
+        found[name] = method.contrast({**z, **one_hot}, batch)["grounding"].item()
+    assert found["right"] == pytest.approx(math.log1p(3 * math.exp(-20)), abs=1e-6)
+    assert found["shuffled"] == pytest.approx(20, abs=1e-3)
+
+
+def test_a_picture_in_several_rows_is_no_negative_of_their_texts(encoder: TransformerText) -> None:
+    """As with the five captions of a picture of Flickr30k: nothing could tell them apart."""
+    method = MCSE(encoder, GivenVectors(WIDTH), weight=1.0)
+    one, two = vectors(2)
+    for pictures, met in (([one] * 4, 1), ([one, one, two, two], 3)):
+        batch = prepared(method, pictures)
+        z = {name: torch.ones(4, 3) for name in method.embed(batch)}
+        assert method.contrast(z, batch)["grounding"].item() == pytest.approx(math.log(met), abs=1e-6)
+
+
+@pytest.mark.parametrize("name", ["temperature", "image_temperature"])
+def test_temperatures_out_of_range_are_refused(encoder: TransformerText, name: str) -> None:
+    with pytest.raises(ArgumentError, match=f"^{name} must be"):
+        MCSE(encoder, GivenVectors(WIDTH), **{name: 0.0})
 
 
 def test_a_batch_of_both_kinds_is_refused(encoder: TransformerText) -> None:
@@ -246,7 +269,9 @@ def test_a_table_without_pictures_is_sent_to_simcse(encoder: TransformerText) ->
 
 
 def test_too_few_pictures_for_a_batch_are_told(encoder: TransformerText) -> None:
-    with pytest.raises(ArgumentError, match=r"3 rows .* do not fill a batch of 8: pass --batch-size 3"):
+    with pytest.raises(
+        ArgumentError, match=r"column image: .* 3 rows of the first kind do not fill a batch of 8"
+    ):
         train(MCSE(encoder, GivenVectors(WIDTH)), mixture(20, 3), Settings(steps=1, batch_size=8))
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -183,6 +185,9 @@ class Letters:
     def encode(self, text: str, add_special_tokens: bool) -> SimpleNamespace:
         return SimpleNamespace(ids=list(map(ord, text)))
 
+    def get_added_tokens_decoder(self) -> dict[int, Any]:
+        return {0: SimpleNamespace(content="[DEL]")}
+
 
 def test_spelling_moves_two_neighbouring_letters_of_a_word() -> None:
     lexicon = Lexicon(DEL, frozenset(), Letters())
@@ -196,6 +201,41 @@ def test_spelling_moves_two_neighbouring_letters_of_a_word() -> None:
         places = [[a != b for a, b in zip(one, two, strict=True)] for one, two in words]
         assert all(sum(moved) in (0, 2) for moved in places)
         assert all(moved[moved.index(True) + 1] for moved in places if any(moved))
+
+
+def test_texts_of_pieces_are_read_and_split_without_loss(encoder: TransformerText) -> None:
+    """Also where the tokenizer of the encoder does not say how pieces are put together."""
+    from tokenizers import Tokenizer
+
+    text = "snowmat raintheon, don't; übersat"
+    told, untold = (
+        encoder.tokenizer.backend_tokenizer,
+        json.loads(encoder.tokenizer.backend_tokenizer.to_str()),
+    )
+    untold["decoder"] = None
+    for tokenizer in (told, Tokenizer.from_str(json.dumps(untold))):
+        encoder.tokenizer._tokenizer = tokenizer
+        lexicon = lexicon_of(encoder)
+        tokens = lexicon.split(text)
+        assert len(tokens) > 2 * len(text.split())
+        assert lexicon.split(lexicon.read(tokens)) == tokens
+        assert "##" not in lexicon.read(tokens)
+        assert edited_tokens(tokens, lexicon, 0.0) == tokens
+
+
+def test_special_tokens_are_never_misspelt(encoder: TransformerText) -> None:
+    lexicon = lexicon_of(encoder)
+    unknown = encoder.tokenizer.unk_token_id
+    tokens = [*lexicon.split("the cat"), lexicon.deleted, unknown, *lexicon.split("the mat")]
+    misspelt = edited_tokens(tokens, lexicon, 1.0)
+    assert misspelt.count(lexicon.deleted) == 1
+    text = lexicon.read(misspelt)
+    assert text.index("[DEL]") < text.index("[UNK]")
+    assert misspelt != tokens
+
+
+def edited_tokens(tokens: list[int], lexicon: Lexicon, rate: float) -> list[int]:
+    return edit_text(tokens, {"spelling": rate}, np.random.default_rng(0), lexicon)
 
 
 def test_unknown_edits_and_rates_are_refused(words: Lexicon) -> None:

@@ -43,17 +43,19 @@ class EveryNth:
         return self._order(rows, batch_size, seed, epoch)
 
     def _drawn(self, rows: int, batch_size: int, seed: int, epoch: int) -> np.ndarray:
-        rare = _endless(self.rare, batch_size, [seed, epoch, 0])
-        common = _endless(self.common, batch_size, [seed, epoch, 1]) if len(self.common) else rare
+        rare = _endless(self.rare, "first", batch_size, [seed, epoch, 0])
+        common = rare
+        if len(self.common):
+            common = _endless(self.common, "second", batch_size, [seed, epoch, 1])
         batches = [next(common if i % self.n else rare) for i in range(-(-rows // batch_size))]
         return np.concatenate(batches)[:rows]
 
 
-def _endless(source: np.ndarray, batch_size: int, seed: list[int]) -> Iterator[np.ndarray]:
+def _endless(source: np.ndarray, kind: str, batch_size: int, seed: list[int]) -> Iterator[np.ndarray]:
     if len(source) < batch_size:
         raise ArgumentError(
-            f"a batch is of rows of one kind, and {len(source)} rows of one do not fill a batch of {batch_size}: "
-            f"pass --batch-size {len(source)} or less"
+            f"{len(source)} rows of the {kind} kind do not fill a batch of {batch_size}: pass --batch-size "
+            f"{len(source)} or less, or leave these rows out"
         )
     draw = np.random.default_rng(seed)
     while True:

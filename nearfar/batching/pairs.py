@@ -34,7 +34,8 @@ class LabelPairs(KeptOrder):
 
     Near pairs, which have a label in common, and far ones take turns; so do all two groups, each with itself too.
     Within two groups labels are drawn evenly, however many rows they have, and then rows of the label. Two groups
-    without a label in common give far pairs only, two groups of one label near pairs only.
+    without a label in common give far pairs only, two groups of one label near pairs only, and a group whose rows
+    have no labels none.
 
     Args:
         labels: those of each row, whole numbers from 0, filled up with -1: int64 [N, m].
@@ -48,6 +49,7 @@ class LabelPairs(KeptOrder):
         super().__init__()
         self.labels = torch.from_numpy(labels)
         members = [_members(labels, groups == group) for group in np.unique(groups)]
+        members = [own for own in members if len(own.rows)]
         two = list(combinations_with_replacement(range(len(members)), 2))
         near = [(a, b) for a, b in two if (_shared(members[a], members[b], a == b)).any()]
         far = [(a, b) for a, b in two if len(np.unique([*_seen(members[a]), *_seen(members[b])])) > 1]

@@ -45,6 +45,7 @@ def train_wordpiece(texts: Sequence[str], vocabulary: int, max_length: int) -> A
 
 def _untrained(vocab: dict[str, int] | None = None) -> Any:
     from tokenizers import Tokenizer
+    from tokenizers.decoders import WordPiece as WordPieceDecoder
     from tokenizers.models import WordPiece
     from tokenizers.normalizers import BertNormalizer
     from tokenizers.pre_tokenizers import BertPreTokenizer
@@ -52,6 +53,7 @@ def _untrained(vocab: dict[str, int] | None = None) -> Any:
     tokenizer = Tokenizer(WordPiece(vocab, unk_token=_SPECIAL["unk_token"]))
     tokenizer.normalizer = BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = BertPreTokenizer()
+    tokenizer.decoder = WordPieceDecoder(cleanup=False)
     return tokenizer
 
 

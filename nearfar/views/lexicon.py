@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -55,6 +56,11 @@ class Lexicon:
         """The text of some tokens."""
         return str(self.tokenizer.decode(list(tokens), skip_special_tokens=False))
 
+    def without_marks(self, text: str) -> str:
+        """A text that was read, with spaces in place of special tokens, which are no words of it."""
+        marks = [token.content for token in self.tokenizer.get_added_tokens_decoder().values()]
+        return re.sub("|".join(map(re.escape, marks)), lambda mark: " " * len(mark[0]), text)
+
     def split(self, text: str) -> list[int]:
         """The tokens of a text, without special ones around it."""
         return list(self.tokenizer.encode(text, add_special_tokens=False).ids)
@@ -73,11 +79,17 @@ def lexicon_of(encoder: TransformerText, table: Table | None = None) -> Lexicon:
         table: in whose texts similar words are found (`nearfar.views.words.word_cosines`); of more than `MOST_TEXTS`
             so many are read, evenly. Without a table no word has a similar one.
     """
+    from tokenizers.decoders import WordPiece as WordPieceDecoder
+    from tokenizers.models import WordPiece
+
     deleted = add_token(encoder, DELETED)
     own = encoder.tokenizer
     tokenizer = type(own.backend_tokenizer).from_str(own.backend_tokenizer.to_str())
     tokenizer.no_padding()
     tokenizer.no_truncation()
+    if tokenizer.decoder is None and isinstance(tokenizer.model, WordPiece):
+        # Without it the pieces of a word are read with their marks, "fa ##ll", and split into others again.
+        tokenizer.decoder = WordPieceDecoder(cleanup=False)
     ends = frozenset(set(own.all_special_ids) - {own.unk_token_id, deleted})
     if table is None:
         return Lexicon(deleted, ends, tokenizer)

@@ -210,7 +210,7 @@ def _crop(tokens: list[int], rate: float, rng: np.random.Generator, lexicon: Lex
 
 def _spelling(tokens: list[int], rate: float, rng: np.random.Generator, lexicon: Lexicon) -> list[int]:
     text = lexicon.read(tokens)
-    words, letters = list(_LETTERS.finditer(text)), list(text)
+    words, letters = list(_LETTERS.finditer(lexicon.without_marks(text))), list(text)
     for word in _chosen(len(words), rate, len(words), rng):
         at = int(rng.integers(words[word].start(), words[word].end() - 1))
         letters[at], letters[at + 1] = letters[at + 1], letters[at]

@@ -21,8 +21,8 @@ def latent_edit(
     - token-cutoff: a share of tokens is set to 0; span-cutoff: one span of that share is;
       feature-cutoff: a share of the d features is, in all tokens of a text.
     - noise: normal noise is added, `rate` times the root mean square of the text's states.
-    - mixup: (1 - rate) of the text and `rate` of another of the batch, which is the same for the whole text; each
-      text is mixed into one other.
+    - mixup: (1 - rate) of the text and `rate` of another of the batch (of the chunk, under gradient caching; a
+      chunk of one text stays as it is), which is the same for the whole text; each text is mixed into one other.
 
     The first token, which may be pooled, and padding stay in both cutoffs of tokens.
 

@@ -95,6 +95,10 @@ class CESNA(Method):
         self.told = f"{len(number)} labels on {sum(map(bool, sets)):,} of {len(sets):,} texts" + (
             "" if all(left) else f"; {left.count(False):,} with nothing but emojis were not used"
         )
+        unused = set(languages) - {language for language, own in zip(languages, sets, strict=True) if own}
+        if unused:
+            names = ", ".join(sorted(table.label_names["language"][language] for language in unused))
+            self.told += f"; no text in {names} has a label, so none of these was used"
 
     def order(self, rows: int, batch_size: int, seed: int, epoch: int) -> np.ndarray:
         if self.pairs is None:

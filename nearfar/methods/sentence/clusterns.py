@@ -50,6 +50,8 @@ class ClusterNS(Method):
         high: where it ends.
         temperature: t.
         variant: "paper", or "repo" to move centroids by the sum of their members.
+        pooling: of the encoder, one of its pooling kinds; "own" keeps the pooling that the encoder's folder names,
+            and is the paper's "cls" where it names none.
 
     Deng, Wan, Yang, Quan, Wang. "Clustering-Aware Negative Sampling for Unsupervised Sentence Representation."
     Findings of ACL 2023.
@@ -70,13 +72,21 @@ class ClusterNS(Method):
         high: float = 0.3,
         temperature: float = 0.05,
         variant: Literal["paper", "repo"] = "paper",
+        pooling: Literal["own", "cls", "mean", "first_last", "top2"] = "own",
     ) -> None:
         super().__init__()
         check_between(0, math.inf, weight=weight)
+        check_between(-math.inf, math.inf, start=start)
         check_between(1e-4, math.inf, temperature=temperature)
         if not low <= high:
             raise ArgumentError(f"low must not be above high, got {low} and {high}")
-        encoder.choose_pooling("own")
+        if math.isnan(hard_negative_log_weight) or hard_negative_log_weight == math.inf:
+            raise ArgumentError(
+                f"hard_negative_log_weight must be a number below infinity, got {hard_negative_log_weight}"
+            )
+        if variant not in ("paper", "repo"):
+            raise ArgumentError(f"variant must be 'paper' or 'repo', got {variant!r}")
+        encoder.choose_pooling(pooling)
         encoder.normalise = False  # the head sees states at their own scale
         self.encoder = encoder
         self.head = Projection(encoder.dim, encoder.dim, kind="tanh")
@@ -104,6 +114,10 @@ class ClusterNS(Method):
         """How much nearer fellows of a cluster are than the twin, [B, B]; 0 for all other pairs."""
         scores = cosine(one, two)
         return (scores - scores.diagonal()[:, None]) * self.kmeans.same_cluster(one)
+
+    def negatives(self, batch_size: int) -> int:
+        """Those of the batch, and the hard ones once there are clusters."""
+        return batch_size - 1 + batch_size * (self.hard_negatives and self.kmeans.started)
 
     def after_step(self, z: dict[str, Tensor], step: int, steps: int) -> None:
         if self.kmeans.started:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from typing import Any, Literal
 
@@ -19,7 +20,7 @@ from nearfar.encoders.vector import MLPVector
 from nearfar.errors import ArgumentError, TableError, check_between
 from nearfar.heads.projection import Projection
 from nearfar.method import Batch, Method
-from nearfar.objectives import info_nce
+from nearfar.objectives import Pairing, info_nce
 from nearfar.space import Space
 from nearfar.training.teacher import FrozenTeacher
 from nearfar.views.text import dropout_twins
@@ -41,7 +42,8 @@ class MCSE(Method):
     paper's way: extracted once); its cell is empty where a text has none. A batch is of rows of one kind: every
     n-th is of rows with a picture, n = texts // pictures, at least 2. As in the release n counts alone, so the
     rarer kind may come more or less than once an epoch; its n of 0 or 1, which fails or leaves the texts out, is
-    2 here. If all rows have pictures, so have all batches.
+    2 here. If all rows have pictures, so have all batches. A picture that stands in several rows of a batch is no
+    negative of any of their texts (ours: the paper draws one caption of each picture, so that none does).
 
     Name an encoder of pictures that was trained before (`--encoder image=...`): from scratch it stays random.
 
@@ -71,6 +73,7 @@ class MCSE(Method):
     ) -> None:
         super().__init__()
         check_between(0, math.inf, weight=weight)
+        check_between(1e-4, math.inf, temperature=temperature, image_temperature=image_temperature)
         text.choose_pooling(pooling)
         text.normalise = False  # the heads see the states at their own scale, as in the paper
         if isinstance(image, MLPVector) and not image.pretrained:
@@ -94,14 +97,22 @@ class MCSE(Method):
     def order(self, rows: int, batch_size: int, seed: int, epoch: int) -> np.ndarray:
         if self.batches is None:
             raise ArgumentError("begin finds the rows with pictures: call it before order")
-        return self.batches.order(rows, batch_size, seed, epoch)
+        try:
+            return self.batches.order(rows, batch_size, seed, epoch)
+        except ArgumentError as why:
+            raise ArgumentError(
+                f"column image: a batch is of rows with a picture or of rows without, and {why}"
+            ) from None
 
     def prepare(self, rows: dict[str, list[Any]], generator: torch.Generator) -> Batch:
         batch: Batch = {"text": self.text.prepare(rows["text"])}
         there = [picture is not None for picture in rows["image"]]
         if any(there) and not all(there):
             raise ArgumentError("a batch has pictures in all of its rows or in none")
-        return {**batch, "image": self.image.model.prepare(rows["image"])} if all(there) else batch
+        if all(there):
+            pictures = self.image.model.prepare(rows["image"])
+            batch |= {"image": pictures, "content": _contents(pictures)}
+        return batch
 
     def embed(self, batch: Batch) -> dict[str, Tensor]:
         one, two = (twin.pooled for twin in dropout_twins(self.text, batch["text"]))
@@ -114,8 +125,9 @@ class MCSE(Method):
     def contrast(self, z: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         terms = {"info_nce": info_nce(z["one"], z["two"], temperature=self.temperature)}
         if "picture" in z:
+            pairing = Pairing.diagonal().ignoring(batch["content"])
             seen = [
-                info_nce(z[f"sentence {twin}"], z["picture"], temperature=self.image_temperature)
+                info_nce(z[f"sentence {twin}"], z["picture"], pairing, temperature=self.image_temperature)
                 for twin in ("one", "two")
             ]
             terms["grounding"] = self.weight * torch.stack(seen).mean()
@@ -130,3 +142,12 @@ class MCSE(Method):
 
     def space(self) -> Space:
         return Space({"text": self.text})
+
+
+def _contents(inputs: dict[str, Tensor]) -> Tensor:
+    """Numbers that are equal for rows of equal content, int64 [B], in every process alike."""
+    rows = zip(*(value.numpy() for value in inputs.values()), strict=True)
+    digests = [
+        hashlib.blake2b(b"".join(part.tobytes() for part in row), digest_size=8).digest() for row in rows
+    ]
+    return torch.tensor([int.from_bytes(digest) >> 1 for digest in digests])
