@@ -80,6 +80,17 @@ def tiny_mlm_folder(data: DataFolder) -> Path:
     return trained_once("tiny-mlm", json.dumps([VERSION, SETTINGS]) + "\n".join(texts), trained)
 
 
+def pooled_folder(data: DataFolder, pooling: str) -> Path:
+    """Where the base encoder is kept with a pooling named, which methods then take in place of their papers'."""
+
+    def pooled() -> Encoder:
+        encoder = tiny_masked(data)
+        encoder.choose_pooling(pooling)
+        return encoder
+
+    return trained_once("tiny-mlm-pooled", f"{tiny_mlm_folder(data).name} {pooling}", pooled)
+
+
 def trained_once(name: str, identity: str, train: Callable[[], Encoder]) -> Path:
     """Where the encoder that `train` returns is kept: trained at the first call, cached after it.
 
