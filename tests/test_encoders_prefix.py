@@ -13,11 +13,15 @@ from torch.nn import functional
 
 from nearfar.data.kinds import Text
 from nearfar.encoders import load_encoder, make_encoder
+from nearfar.encoders.masked import MaskedText
 from nearfar.encoders.prefix import PrefixText
 from nearfar.encoders.pretrained import load_model
+from nearfar.encoders.prompted import PromptedText
 from nearfar.encoders.text import TransformerText
 from nearfar.errors import ArgumentError, ArtefactError
 from nearfar.space import Space
+from nearfar.training.optimiser import make_optimiser
+from nearfar.training.settings import Settings
 
 TEXTS = ["rain", "snow fell on the old town", "fog in the valley", "hail and wind and a cold night"]
 P = 4
@@ -190,6 +194,27 @@ def test_saved_and_read_again_it_embeds_with_its_prompt(tmp_path: Path) -> None:
     (folder / "prompt.safetensors").unlink()
     with pytest.raises(ArtefactError, match=r"prompt\.safetensors"):
         load_encoder(folder)
+
+
+@pytest.mark.parametrize("copied", [False, True])
+def test_weight_decay_spares_the_prompt(copied: bool) -> None:
+    encoder = PrefixText.around(tiny(), P)
+    encoder = copy.deepcopy(encoder) if copied else encoder
+    optimiser = make_optimiser(encoder, Settings(steps=1, batch_size=2, weight_decay=0.3))
+    [decay] = {
+        group["weight_decay"]
+        for group in optimiser.param_groups
+        if any(parameter is encoder.prompt.states for parameter in group["params"])
+    }
+    assert decay == 0
+
+
+def test_an_encoder_that_embeds_in_another_way_is_refused_by_its_class() -> None:
+    plain = tiny()
+    with pytest.raises(ArgumentError, match="PromptedText cannot be given a prompt"):
+        PrefixText.around(PromptedText.around(plain), P)
+    masked = MaskedText(plain.model, plain.tokenizer, max_length=16)
+    assert PrefixText.around(masked, P).model is plain.model
 
 
 def test_an_encoder_with_a_prompt_keeps_it() -> None:

@@ -476,6 +476,35 @@ def test_a_missing_column_is_named_with_the_option(name: str, role: str) -> None
         read_table({**others, **more}, reads=reads_of(name))
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        name
+        for name in METHODS
+        if {"positive", "negative"} <= set(method_class(name).reads) - set(needed(name))
+    ],
+)
+def test_negatives_without_positives_are_far_or_refused_by_name(name: str) -> None:
+    """The roles of columns are never taken from how many there are."""
+    try:
+        method, table = make(name, {"text": Text, "negative": Text}, {})
+    except TableError as error:
+        refused = str(error)
+    else:
+        refused = ""
+    if refused:
+        assert re.search(r"column 'negative'.*--column positive=", refused)
+        return
+    calm(method)
+    rows = method.examples(table, np.arange(ROWS))
+
+    def loss(negatives: list[str]) -> float:
+        batch = method.prepare({**rows, "negative": negatives}, torch.Generator().manual_seed(0))
+        return float(total(method.loss(batch)).detach())
+
+    assert loss(rows["text"]) > loss(rows["negative"]) + 1e-4
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_a_table_with_nothing_to_read_is_refused_before_training(name: str, tmp_path: Path) -> None:
     place = tmp_path / "numbers.csv"

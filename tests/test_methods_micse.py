@@ -5,12 +5,14 @@ from __future__ import annotations
 import copy
 import inspect
 import math
+from typing import Any
 
 import pytest
 import torch
 from test_methods_catalogue import calm, total
 from torch import Tensor
 
+from nearfar.encoders.prefix import PrefixText
 from nearfar.encoders.text import TransformerText
 from nearfar.errors import ArgumentError
 from nearfar.method import Batch
@@ -37,7 +39,7 @@ def encoder(shared: TransformerText) -> TransformerText:
     return copy.deepcopy(shared)
 
 
-def made(encoder: TransformerText, **hyperparameters: float) -> MiCSE:
+def made(encoder: TransformerText, **hyperparameters: Any) -> MiCSE:
     torch.manual_seed(1)
     return MiCSE(encoder, **{"samples": 8, **hyperparameters}).train()
 
@@ -240,6 +242,19 @@ def test_defaults_are_those_of_the_paper() -> None:
     defaults = {k: p.default for k, p in inspect.signature(MiCSE.__init__).parameters.items()}
     assert (defaults["temperature"], defaults["samples"]) == (0.05, 150)
     assert defaults["information_weight"] == 1e-3
+    assert defaults["pooling"] == "own"
+
+
+def test_states_are_pooled_as_is_said(encoder: TransformerText) -> None:
+    assert made(encoder, pooling="mean").encoder.pooling == "mean"
+
+
+def test_an_encoder_without_attention_weights_is_refused_at_once(encoder: TransformerText) -> None:
+    prompted = PrefixText.around(encoder, 4)
+    with pytest.raises(ArgumentError, match="PrefixText"):
+        made(prompted)
+    method = made(prompted, information_weight=0.0)
+    assert set(method.loss(batch(method))) == {"info_nce"}
 
 
 def test_what_is_left_is_the_encoder_without_the_head(encoder: TransformerText) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,15 +13,21 @@ import torch
 from test_methods_catalogue import gradients, total
 from torch import Tensor
 
+from nearfar.data.kinds import Text
+from nearfar.data.table import Table
+from nearfar.encoders import make_encoder
 from nearfar.encoders.prefix import PrefixText
 from nearfar.encoders.text import TransformerText
-from nearfar.errors import ArgumentError
+from nearfar.errors import ArgumentError, TableError
 from nearfar.geometry import cosine
 from nearfar.method import Batch
 from nearfar.methods.sentence.promcse import PromCSE
 from nearfar.methods.sentence.simcse import SimCSE
 from nearfar.recipes.promcse import _margin
 from nearfar.space import Space
+from nearfar.training.settings import Settings
+from nearfar.training.trainer import train
+from nearfar.verbs.fitting import SCRATCH_RATE, _rate
 
 TEXTS = ["rain", "snow fell on the old town", "fog in the valley", "a storm and a cold night"]
 POSITIVES = ["it rains", "snow", "the valley lies in fog", "thunder and lightning"]
@@ -40,7 +47,7 @@ def encoder(shared: TransformerText) -> TransformerText:
     return copy.deepcopy(shared)
 
 
-def made(encoder: TransformerText, **hyperparameters: float) -> PromCSE:
+def made(encoder: TransformerText, **hyperparameters: Any) -> PromCSE:
     torch.manual_seed(1)
     return PromCSE(encoder, prompt_length=P, **hyperparameters).train()
 
@@ -166,6 +173,23 @@ def test_defaults_are_those_of_the_paper() -> None:
     assert defaults["prompt_length"] == 16
     assert defaults["temperature"] == 0.05
     assert (defaults["hinge_weight"], defaults["hinge_margin"]) == (10.0, 0.2)
+    assert defaults["pooling"] == "own"
+
+
+def test_no_excess_is_shown_since_the_hinge_compares_with_nothing(encoder: TransformerText) -> None:
+    assert made(encoder).negatives(16) == 0
+
+
+def test_columns_keep_their_names_whichever_are_given(encoder: TransformerText) -> None:
+    method = made(encoder).eval()
+    rows = {"negative": NEGATIVES, "positive": POSITIVES, "text": TEXTS}
+    z = method.embed(method.prepare(rows, torch.Generator().manual_seed(0)))
+    for role, column in rows.items():
+        expected = method.head(method.encoder(method.encoder.prepare(column)).pooled)
+        torch.testing.assert_close(z[role], expected, rtol=1e-4, atol=1e-5)
+    table = Table.from_columns({"text": TEXTS, "negative": NEGATIVES})
+    with pytest.raises(TableError, match=r"column 'negative' is read as negative.*--column positive="):
+        train(method, table, Settings(steps=1, batch_size=4))
 
 
 def test_hyperparameters_out_of_range_are_refused(encoder: TransformerText) -> None:
@@ -214,10 +238,16 @@ def test_training_can_go_on_from_a_space_with_a_prompt(encoder: TransformerText)
     assert bool(first.prompt.states.grad.any())
 
 
+def test_a_saved_prompt_learns_at_the_rate_of_a_new_one(encoder: TransformerText, tmp_path: Path) -> None:
+    place = made(encoder).space().save(tmp_path / "space")
+    read = make_encoder(str(place), Text, [])
+    assert read.pretrained
+    assert _rate(made(read)) == _rate(made(copy.deepcopy(encoder))) == SCRATCH_RATE
+
+
 def test_mean_pooling_leaves_the_prompt_out(encoder: TransformerText) -> None:
     """The mask that attention sees is longer than the states; the pooling must take the mask of the text."""
-    encoder.pooling, encoder.pooling_is_own = "mean", True
-    method = made(encoder).eval()
+    method = made(encoder, pooling="mean").eval()
     inputs = method.encoder.prepare(TEXTS)
     found = method.encoder(inputs)
     expected = [tokens[mask].mean(0) for tokens, mask in zip(found.tokens, inputs["mask"], strict=True)]

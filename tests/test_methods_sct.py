@@ -15,8 +15,10 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from nearfar.data.table import Table
+from nearfar.encoders.recurrent import RecurrentText
 from nearfar.encoders.text import TransformerText
 from nearfar.errors import ArgumentError
+from nearfar.heads.projection import Projection
 from nearfar.method import Batch
 from nearfar.methods.sentence.sct import SCT
 from nearfar.space import Space
@@ -296,6 +298,31 @@ def test_a_map_to_the_teachers_width_stays_and_is_left_out_where_it_is_not_neede
     twin.load_state_dict(method.state_dict())
     assert np.array_equal(twin.space().encode(TEXTS), found)
     assert SCT(copy.deepcopy(encoder), teacher=folders[32], queue=8).space().heads == {}
+
+
+@pytest.mark.parametrize("width", [16, 32])
+def test_a_teacher_that_kept_its_head_teaches_with_its_embeddings(
+    encoder: TransformerText, width: int, tmp_path: Path
+) -> None:
+    torch.manual_seed(2)
+    teacher = TransformerText.tiny(POSITIVES, layers=1, dim=16, heads=2, ffn=24)
+    head = Projection(16, width, kind="tanh")
+    space = Space({"text": teacher}, {"text": head})
+    method = SCT(encoder, teacher=str(space.save(tmp_path / "space")), queue=8).train()
+    z = method.embed(prepared(method, TEXTS, POSITIVES))
+    for view, column in ((1, TEXTS), (2, POSITIVES)):
+        found = z[f"teacher reference {view}"].numpy()
+        np.testing.assert_allclose(found, space.encode(column), atol=1e-5)
+    assert method.queues["teacher 1"].rows.shape == (8, width)
+    assert ("text" in method.space().heads) == (width != encoder.dim)
+    total(method.contrast(z, {})).backward()
+    assert not [name for name in gradients(method) if name.startswith("teacher")]
+
+
+def test_a_teacher_must_be_an_encoder_of_texts(encoder: TransformerText, tmp_path: Path) -> None:
+    space = Space({"text": RecurrentText.fitted(TEXTS)})
+    with pytest.raises(ArgumentError, match="RecurrentText"):
+        SCT(encoder, teacher=str(space.save(tmp_path / "space")), queue=8)
 
 
 @pytest.mark.parametrize(

@@ -186,6 +186,20 @@ def require_labels(table: Table, role: str = "label") -> None:
         )
 
 
+def require_positives(table: Table) -> None:
+    """Refuse a table with hard negatives but no positives, for a method that contrasts the two.
+
+    Raises:
+        TableError: a column is read as negative, and none as positive.
+    """
+    if "negative" in table.role_columns and "positive" not in table.role_columns:
+        column = table.role_columns["negative"]
+        raise TableError(
+            f"{table.name}, column {column!r} is read as negative, but no column as positive, which this method needs "
+            f"beside it: name one with --column positive=NAME, or leave {column!r} out of the table"
+        )
+
+
 def require_sounds(table: Table, role: str, problem: Callable[[int, Sound], str | None]) -> None:
     """Refuse a table with a sound that a method cannot use.
 

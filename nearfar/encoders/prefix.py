@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from nearfar.encoders.encoder import Features
+from nearfar.encoders.masked import MaskedText
 from nearfar.encoders.pretrained import first_position, position_limit
 from nearfar.encoders.text import UNSAID_LENGTH, TransformerText
 from nearfar.errors import ArgumentError
@@ -33,6 +34,14 @@ class Prompt(nn.Module):
         # 0.02 is the scale at which models of the BERT family, the release's prompt included, start.
         self.states = nn.Parameter(torch.randn(layers, 2, heads, length, dim // heads) * 0.02)
         self.dropout = nn.Dropout(dropout)
+        self._flag()
+
+    def _flag(self) -> None:
+        self.states.no_weight_decay = True  # type: ignore[attr-defined]  # states, as a bias is, and no map
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._flag()  # a copied parameter loses its attributes
 
     def forward(self, rows: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Keys and values of every layer in turn, each [rows, heads, P, d / heads] under dropout of its own."""
@@ -89,7 +98,7 @@ class PrefixText(TransformerText):
         """An encoder with a new prompt; it shares the weights. One that has a prompt already is given back.
 
         Raises:
-            ArgumentError: it has a prompt of another length, or as above.
+            ArgumentError: it has a prompt of another length, is of a class that embeds in another way, or as above.
         """
         if isinstance(encoder, cls):
             if encoder.prompt_length != prompt_length:
@@ -98,6 +107,11 @@ class PrefixText(TransformerText):
                     "length, or the encoder that it was trained on"
                 )
             return encoder
+        if type(encoder) not in (TransformerText, MaskedText):
+            raise ArgumentError(
+                f"{type(encoder).__name__} cannot be given a prompt, since it embeds in a way of its own: give a plain "
+                "encoder of texts, such as the one that it was made of"
+            )
         settings = TransformerText.settings(encoder)
         made = cls(encoder.model, encoder.tokenizer, **settings, prompt_length=prompt_length)
         made.pooling_is_own = encoder.pooling_is_own

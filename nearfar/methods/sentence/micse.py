@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from nearfar.data.kinds import Text
+from nearfar.encoders.prefix import PrefixText
 from nearfar.encoders.text import TransformerText
 from nearfar.errors import ArgumentError, check_between
 from nearfar.heads.projection import Projection
@@ -68,6 +69,8 @@ class MiCSE(Method):
         samples: n.
         layers: attention layers that are read, an even number; fewer where there are not so many.
         above: layers on top that are not read, where others are left: 4 of 12 are then 7 to 10, counted from 0.
+        pooling: h, one of the encoder's pooling kinds; "own" keeps the pooling that the encoder's folder
+            names, and is the paper's "cls" where it names none.
 
     Klein, Nabi. "miCSE: Mutual Information Contrastive Learning for Low-shot Sentence Embeddings." ACL 2023.
     """
@@ -82,6 +85,7 @@ class MiCSE(Method):
         samples: int = 150,
         layers: int = 4,
         above: int = 1,
+        pooling: Literal["own", "cls", "mean", "first_last", "top2"] = "own",
     ) -> None:
         super().__init__()
         check_between(1e-4, 100, temperature=temperature)
@@ -91,7 +95,12 @@ class MiCSE(Method):
         depth = int(encoder.model.config.num_hidden_layers)
         if layers % 2 or depth < 2:
             raise ArgumentError(f"layers={layers} of {depth}: miCSE reads an even number of attention layers")
-        encoder.choose_pooling("own")
+        if information_weight and isinstance(encoder, PrefixText):
+            raise ArgumentError(
+                "miCSE reads attention weights, and PrefixText, an encoder with a prompt, does not return them: "
+                "give one without a prompt, or information_weight 0"
+            )
+        encoder.choose_pooling(pooling)
         encoder.normalise = False
         self.encoder, self.head = encoder, Projection(encoder.dim, encoder.dim, kind="tanh")
         self.temperature, self.information_weight, self.samples = temperature, information_weight, samples

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
+from nearfar.data.checks import require_positives
 from nearfar.data.kinds import Text
+from nearfar.data.table import Table
 from nearfar.encoders.prefix import PrefixText
 from nearfar.encoders.text import TransformerText
 from nearfar.errors import check_between
@@ -33,13 +37,16 @@ class PromCSE(Method):
 
     With pairs the head stays; without, it is for training only. The prompt learns at rates far above those of
     whole models: 3e-2 for BERT-base (1e-2 with triplets), in batches of 256. The release can also make its prompt
-    by a small network, and adds masked language modelling for RoBERTa; neither is offered.
+    by a small network, and adds masked language modelling for RoBERTa; neither is offered. The weights of the
+    encoder that is given are frozen for good: whoever trains it further must let them learn again.
 
     Args:
         prompt_length: P; the paper has 10 to 16, by model. Texts are cut to the positions that it leaves.
         temperature: t.
         hinge_weight: w; 0 leaves the hinge out.
         hinge_margin: m, of cosines.
+        pooling: h, one of the encoder's pooling kinds; "own" keeps the pooling that the encoder's folder
+            names, and is the paper's "cls" where it names none.
 
     Jiang, Zhang, Wang. "Improved Universal Sentence Embeddings with Prompt-based Contrastive Learning and
     Energy-based Learning." EMNLP Findings 2022.
@@ -54,28 +61,36 @@ class PromCSE(Method):
         temperature: float = 0.05,
         hinge_weight: float = 10.0,
         hinge_margin: float = 0.2,
+        pooling: Literal["own", "cls", "mean", "first_last", "top2"] = "own",
     ) -> None:
         super().__init__()
         check_between(1, 512, prompt_length=prompt_length)
         check_between(1e-4, 100, temperature=temperature)
         check_between(0, 1e6, hinge_weight=hinge_weight)
         check_between(-2, 2, hinge_margin=hinge_margin)
-        encoder.choose_pooling("own")
-        # What learns is new, so it is not `pretrained` and gets the higher default rate.
+        encoder.choose_pooling(pooling)
         self.encoder = PrefixText.around(encoder, prompt_length)
+        # Prompt and head want the higher default rate, also where training goes on with a prompt that was saved.
+        self.encoder.pretrained = False
         self.encoder.model.requires_grad_(False)
         self.encoder.normalise = False  # the head sees the states at their own scale
         self.head = Projection(encoder.dim, encoder.dim, kind="tanh")
         self.temperature, self.hinge_weight, self.hinge_margin = temperature, hinge_weight, hinge_margin
         self.register_buffer("head_stays", torch.tensor(False))  # a resumed run must know
 
+    def negatives(self, batch_size: int) -> int:
+        return 0  # the sum with the hinge compares with nothing
+
+    def begin(self, table: Table) -> None:
+        require_positives(table)
+
     def embed(self, batch: Batch) -> dict[str, Tensor]:
-        given = [role for role in self.reads if role in batch]
-        self.get_buffer("head_stays").fill_(len(given) > 1)
-        several = [self.encoder(batch[role]) for role in given] if len(given) > 1 else []
-        several = several or dropout_twins(self.encoder, batch["text"])
-        names = ("text", "positive", "negative")
-        return {name: self.head(one.pooled) for name, one in zip(names, several, strict=False)}
+        self.get_buffer("head_stays").fill_("positive" in batch)
+        if "positive" in batch:
+            seen = {role: self.encoder(batch[role]) for role in self.reads if role in batch}
+        else:
+            seen = dict(zip(("text", "positive"), dropout_twins(self.encoder, batch["text"]), strict=True))
+        return {role: self.head(features.pooled) for role, features in seen.items()}
 
     def contrast(self, z: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         hard = z.get("negative")

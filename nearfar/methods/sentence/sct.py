@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from nearfar.batching.queue import Queue
 from nearfar.data.kinds import Text
-from nearfar.encoders import make_encoder
 from nearfar.encoders.text import TransformerText
 from nearfar.errors import ArgumentError, check_between
 from nearfar.heads.projection import Projection
@@ -40,17 +39,19 @@ class SCT(Method):
     four encodings of it apart: this is ours.
 
     With a `teacher`, a frozen encoder in evaluation mode, the same loss is added with its vectors as references and
-    queues of them. There is no h then: s_v = f(view v), or tanh(W f(view v) + b), which stays in the space, where
-    the widths differ. The paper adds both losses; the released script begins with a trained encoder and uses the
-    teacher's alone (`self_weight` 0). That f is shared by both heads in the sum is our reading. The paper halves
-    each divergence, the release does not, and neither do we.
+    queues of them; those of a saved space pass through the head that it kept. There is no h then: s_v = f(view v),
+    or tanh(W f(view v) + b), which stays in the space, where the widths differ. The paper adds both losses; the
+    released script begins with a trained encoder and uses the teacher's alone (`self_weight` 0). That f is shared by
+    both heads in the sum is our reading. The paper halves each divergence, the release does not, and neither do we.
 
     Args:
         teacher: "none", or a trained encoder to learn from: "minilm", a folder, or a name on the hub.
         queue: K, references kept of each view, in every checkpoint too. 131,072 for the paper's tiny and mini
             encoders, 65,536 for its small and base, 16,384 for its large ones.
         reference_temperature: t_r: .03, .01, .02, .04, .04 for these five.
-        temperature: t: .04, .03, .03, .05, .05.
+        temperature: t: .04, .03, .03, .05, .05. These are of training without a teacher; with one, the paper has
+            K 131,072, 65,536, 131,072, 65,536 for its tiny, mini, small and base, t_r .03 for tiny and .04 for the
+            others, t .04 and .05.
         self_weight: of the loss with references of its own, beside that of a teacher.
         pooling: of f; "own" keeps what the encoder's folder names, and is the paper's "mean" where it names none.
 
@@ -85,14 +86,16 @@ class SCT(Method):
         self.weights = {"own": self_weight}
         self.kept: dict[str, nn.Module] = {}
         self.teacher: FrozenTeacher[TransformerText] | None = None
+        self.teacher_head: FrozenTeacher[nn.Module] | None = None
         heads, queues = nn.ModuleDict(), nn.ModuleDict()
         dim = encoder.dim
         if self_weight:
             heads["own"] = Projection(dim, 10 * dim, dim, kind="stacked")
             queues.update({f"own {view}": Queue(queue, dim) for view in VIEWS})
         if teacher != "none":
-            self.teacher = FrozenTeacher(_trained(teacher))
-            width = self.teacher.model.dim
+            model, head = _trained(teacher)
+            self.teacher, self.teacher_head = FrozenTeacher(model), FrozenTeacher(head)
+            width = self.teacher_head(torch.zeros(1, model.dim)).shape[1]
             heads["teacher"] = nn.Identity()
             if width != dim:
                 heads["teacher"] = self.kept["text"] = Projection(dim, width, kind="tanh")
@@ -113,8 +116,9 @@ class SCT(Method):
         if "own" in self.heads:
             with torch.no_grad():
                 references["own"] = self._views(batch)
-        if self.teacher is not None:
-            seen = [self.teacher(batch[f"teacher {role}"]).pooled for role in self.reads if role in batch]
+        if self.teacher is not None and self.teacher_head is not None:
+            given = [self.teacher(batch[f"teacher {role}"]).pooled for role in self.reads if role in batch]
+            seen = [self.teacher_head(pooled) for pooled in given]
             references["teacher"] = [seen[0], seen[-1]]
         return {
             f"{lesson} {kind} {view}": nn.functional.normalize(rows[view - 1], dim=-1)
@@ -154,14 +158,17 @@ class SCT(Method):
         return Space({"text": self.encoder}, self.kept)
 
 
-def _trained(teacher: str) -> TransformerText:
+def _trained(teacher: str) -> tuple[TransformerText, nn.Module]:
+    """An encoder, and the head that makes its embeddings where it was saved with one."""
     if teacher == "tiny":
         raise ArgumentError(
             "teacher 'tiny' knows nothing: name a trained encoder, such as 'minilm' or a folder"
         )
-    encoder = make_encoder(teacher, Text, [])
+    space = Space.load(teacher)
+    name = space.modality_for("text", "")
+    encoder = space.encoders[name]
     if not isinstance(encoder, TransformerText):
         raise ArgumentError(
             f"teacher {teacher!r} is {type(encoder).__name__}; SCT learns from encoders of texts"
         )
-    return encoder
+    return encoder, space.heads.get(name, nn.Identity())

@@ -37,8 +37,10 @@ class SGBERT(Method):
         sg-opt the loss above
 
     sg and opt2 are as the paper has them: in the release the one does not run, and the other loses one more key.
-    The paper's third way to pool a layer, the sum, is not offered. Adam has betas (0.9, 0.9) in the release and
-    (0.9, 0.999) here.
+    The paper's third way to pool a layer, the sum, is not offered. In the release, Adam has betas (0.9, 0.9) and no
+    weight decay (here (0.9, 0.999) and `weight_decay`, 0.01 unless it is set), and `fit` puts the copy back into
+    training mode, so that its layers come under dropout; here it has none, as in the paper. The embedding layer of
+    the encoder that is given is frozen for good: whoever trains it further must let it learn again.
 
     Args:
         temperature: t.

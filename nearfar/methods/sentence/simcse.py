@@ -7,7 +7,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from nearfar.data.checks import require_positives
 from nearfar.data.kinds import Text
+from nearfar.data.table import Table
 from nearfar.encoders.text import TransformerText
 from nearfar.heads.projection import Projection
 from nearfar.method import Batch, Method
@@ -66,6 +68,9 @@ class SimCSE(Method):
         self.hard_negative_log_weight = hard_negative_log_weight
         # Saved with a checkpoint, so that a resumed run knows whether its head stays.
         self.register_buffer("paired", torch.tensor(False))
+
+    def begin(self, table: Table) -> None:
+        require_positives(table)
 
     def _z(self, inputs: dict[str, Tensor]) -> Tensor:
         return self._headed(self.encoder(inputs).pooled)
