@@ -83,6 +83,8 @@ class Method(nn.Module, ABC):
     """Whether a batch is always the whole table, as where all rows are the nodes of one graph."""
     together: ClassVar[str | None] = None
     """A role whose equal cells stay on one side when rows are held out: episodes, speakers, documents."""
+    watched: Mapping[str, Tensor] = {}
+    """What a `loss` in one piece leaves here, detached, to be looked at for collapse, as the result of `embed` is."""
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -236,7 +238,8 @@ class Method(nn.Module, ABC):
     def after_step(self, z: dict[str, Tensor], step: int, steps: int) -> None:
         """Called after every optimiser step: move averages, push queues, follow schedules.
 
-        `z` is what `embed` returned for the whole batch (all processes), detached.
+        `z` is what `embed` returned for the whole batch (all processes), detached; of a `loss` in one piece, what
+        it left in `watched`.
         """
 
 

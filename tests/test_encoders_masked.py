@@ -66,6 +66,17 @@ def test_a_checkpoint_without_a_head_gets_a_new_one_and_is_refused_where_one_is_
         read.require_trained_head("diffcse")
 
 
+def test_a_model_whose_embeddings_are_narrower_than_its_states_is_refused(tmp_path: Path) -> None:
+    from transformers import ElectraConfig, ElectraModel
+
+    tokenizer = tiny().tokenizer
+    sizes = {"embedding_size": 8, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    model = ElectraModel(ElectraConfig(vocab_size=len(tokenizer), intermediate_size=24, **sizes))
+    assert TransformerText(model, tokenizer, max_length=16).dim == 16, "as a plain encoder it will do"
+    with pytest.raises(ArgumentError, match="embeddings are 8 wide and its hidden states 16"):
+        MaskedText(model, tokenizer, max_length=16)
+
+
 def test_saved_and_read_again_it_predicts_the_same(tmp_path: Path) -> None:
     encoder = MLM(tiny()).encoder.eval()
     torch.nn.init.normal_(encoder.head.bias)

@@ -11,11 +11,14 @@ import torch
 from test_methods_catalogue import calm, total
 from torch import Tensor, nn
 
+from nearfar.data.table import Table
 from nearfar.encoders.lengths import parts_read
 from nearfar.encoders.text import TransformerText
 from nearfar.errors import ArgumentError
 from nearfar.methods.sentence.compcse import CompCSE
 from nearfar.objectives import info_nce
+from nearfar.training.settings import Settings
+from nearfar.training.trainer import train
 from nearfar.views.text import dropout_twins, encode_together, prepare_together
 
 TEXTS = [
@@ -42,6 +45,9 @@ def shared() -> TransformerText:
 @pytest.fixture
 def encoder(shared: TransformerText) -> TransformerText:
     return copy.deepcopy(shared)
+
+
+UNCUT = {"uncut": torch.zeros(4, dtype=torch.int64)}
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -79,7 +85,7 @@ def test_the_loss_is_that_of_the_released_code(compose: str, compared: int, rele
     text, left, right = (waves(frequency) for frequency in (1.3, 0.7, 2.1))
     states = {"text": text, "composed": method.composed(left, right)}
     z = {name: method.head(state)[:, : method.compared] for name, state in states.items()}
-    assert total(method.contrast(z, {})).item() == pytest.approx(released, rel=1e-9)
+    assert total(method.contrast(z, UNCUT)).item() == pytest.approx(released, rel=1e-9)
 
 
 def test_the_ways_to_compose() -> None:
@@ -114,7 +120,7 @@ def test_parts_are_composed_before_the_head_at_their_own_scale(encoder: Transfor
 
 def test_only_the_first_coordinates_of_the_head_learn(encoder: TransformerText) -> None:
     method = CompCSE(encoder, compared=5)
-    total(method.contrast(method.embed(prepared(method)), {})).backward()
+    total(method.loss(prepared(method))).backward()
     gradient = method.head.map[0].weight.grad
     assert float(gradient[:5].abs().min()) > 0
     assert float(gradient[5:].abs().max()) == 0
@@ -126,7 +132,7 @@ def test_all_coordinates_make_the_plain_loss(encoder: TransformerText) -> None:
     z = method.embed(prepared(method))
     assert {name: value.shape for name, value in z.items()} == {"text": (4, 32), "composed": (4, 32)}
     torch.testing.assert_close(
-        total(method.contrast(z, {})), info_nce(z["text"], z["composed"], temperature=0.05)
+        total(method.contrast(z, UNCUT)), info_nce(z["text"], z["composed"], temperature=0.05)
     )
 
 
@@ -204,10 +210,29 @@ def test_a_short_text_is_read_whole(encoder: TransformerText) -> None:
 
 def test_texts_that_cannot_be_cut_are_counted(encoder: TransformerText) -> None:
     method = CompCSE(encoder)
-    prepared(method, TEXTS[:2])
+    method.loss(prepared(method, TEXTS[:2]))
     assert method.notes() == []
-    prepared(method)
+    method.loss(prepared(method))
     assert re.match(r"1 of 6 texts read could not be cut by 'clauses'", method.notes()[0])
+
+
+def test_two_halves_that_are_alike_are_a_cut(encoder: TransformerText) -> None:
+    method = CompCSE(encoder, split="middle")
+    batch = prepared(method, ["very very", "rain"])
+    assert batch["uncut"].tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("given", [{}, {"cache_chunk": 2}])
+def test_what_was_learned_from_is_counted_once_and_kept_with_a_checkpoint(
+    encoder: TransformerText, given: dict[str, int]
+) -> None:
+    """Batches that are only made ahead are not counted, and a resumed run goes on counting."""
+    method = CompCSE(encoder)
+    train(method, Table.from_columns({"text": TEXTS * 3}), Settings(steps=2, batch_size=4, **given))
+    assert method.texts[1] == 8
+    again = CompCSE(copy.deepcopy(encoder))
+    again.load_state_dict(method.state_dict())
+    assert again.notes() == method.notes()
 
 
 def test_random_cuts_follow_the_generator(encoder: TransformerText) -> None:

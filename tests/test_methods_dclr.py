@@ -12,10 +12,13 @@ import torch
 from test_methods_catalogue import calm, gradients, total
 from torch import Tensor, nn
 
+from nearfar.data.table import Table
 from nearfar.encoders.text import TransformerText
 from nearfar.errors import ArgumentError
 from nearfar.methods.sentence.dclr import DCLR
 from nearfar.space import Space
+from nearfar.training.settings import Settings
+from nearfar.training.trainer import train
 
 TEXTS = ["rain", "snow fell on the old town", "fog in the valley", "a storm", "the", "hail and a cold night"]
 NEVER = 2.0
@@ -231,15 +234,42 @@ def test_a_gate_that_takes_nearly_all_is_told(made: Any) -> None:
     method = made(threshold=-1.0)
     assert method.notes() == []
     z = method.embed(batch(method, TEXTS))
-    method.after_step(z, 1, 1)
+    method.contrast(z, {})
     assert "100.0%" in method.notes()[0]
     assert "tells few texts apart" in method.notes()[0]
     open_gate = made(threshold=NEVER)
-    open_gate.after_step(z, 1, 1)
+    open_gate.contrast(z, {})
     assert open_gate.notes() == ["the complementary encoder took 0.0% of the negatives in a batch away"]
 
 
+@pytest.mark.parametrize("given", [{"accumulate": 2}, {"cache_chunk": 3}])
+def test_pairs_that_never_met_are_not_counted(made: Any, given: dict[str, int]) -> None:
+    method, rows = made(), Table.from_columns({"text": TEXTS * 2})
+    train(method, rows, Settings(steps=2, batch_size=6, **given))
+    assert method.pairs[1] == 2 * given.get("accumulate", 1) * 6 * 5
+
+
+def test_a_complement_that_tells_no_texts_apart_is_told_and_does_not_stop_the_run(made: Any) -> None:
+    method = made()
+    with torch.no_grad():
+        for parameter in method.complement.model.model.embeddings.word_embeddings.parameters():
+            parameter.fill_(1.0)
+        for parameter in method.complement.model.model.embeddings.position_embeddings.parameters():
+            parameter.fill_(1.0)
+    rows = Table.from_columns({"text": [f"{text} {word}" for text in TEXTS for word in ("", "rain", "fog")]})
+    judged = method.complement(method.complement.model.prepare(rows.column("text"))).pooled
+    assert float(cosines(judged, judged).min()) > 0.99
+    run = train(method, rows, Settings(steps=60, batch_size=12, learning_rate=1e-3))
+    assert run.warnings == []
+    assert "tells few texts apart" in method.notes()[0]
+
+
 # -- the rest --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("chosen", "expected"), [("own", "cls"), ("mean", "mean")])
+def test_the_pooling_is_chosen(made: Any, chosen: str, expected: str) -> None:
+    assert made(pooling=chosen).encoder.pooling == expected
 
 
 def test_what_is_left_is_the_encoder_without_head(made: Any) -> None:

@@ -13,15 +13,18 @@ from test_methods_catalogue import total
 from torch import Tensor, nn
 from torch.nn import functional
 
+from nearfar.data.table import Table
 from nearfar.encoders.masked import MaskedText
 from nearfar.encoders.text import TransformerText
-from nearfar.errors import ArgumentError
+from nearfar.errors import ArgumentError, TrainingError
 from nearfar.heads.language import IGNORED
 from nearfar.method import Batch
 from nearfar.methods.sentence.diffcse import DiffCSE
 from nearfar.objectives import info_nce
 from nearfar.recipes.diffcse import FOUND, GAIN, Edited, WithoutEdits, counted, detection, sensitivity
 from nearfar.space import Space
+from nearfar.training.settings import Settings
+from nearfar.training.trainer import train
 from nearfar.views.text import dropout_twins
 from nearfar.views.token_masks import hide_tokens
 
@@ -153,6 +156,25 @@ def test_defaults_are_those_of_the_paper(encoder: MaskedText) -> None:
     method = DiffCSE(encoder)
     assert method.encoder.pooling == "cls"
     assert method.head.settings() == {"class": "Projection", "dims": [16, 32, 16], "kind": "bn2"}
+
+
+@pytest.mark.parametrize(("chosen", "expected"), [("own", "cls"), ("mean", "mean")])
+def test_the_pooling_is_chosen_for_all_but_the_generator(
+    encoder: MaskedText, chosen: str, expected: str
+) -> None:
+    method = DiffCSE(encoder, pooling=chosen)  # type: ignore[arg-type]
+    assert (method.encoder.pooling, method.discriminator.pooling) == (expected, expected)
+
+
+def test_a_collapse_below_the_batch_norms_sounds_the_alarm(encoder: MaskedText) -> None:
+    """Behind them it would not be seen: they spread any point."""
+    method, rows = DiffCSE(encoder), Table.from_columns({"text": TEXTS * 4})
+    norm = [module for module in method.encoder.model.modules() if isinstance(module, nn.LayerNorm)][-1]
+    nn.init.ones_(norm.bias)
+    nn.init.constant_(norm.weight, 1e-3)
+    with pytest.raises(TrainingError, match=r"any two embeddings 'states' have cosine 1\.000"):
+        train(method, rows, Settings(steps=50, batch_size=8, learning_rate=1e-6))
+    assert method.watched == {}, "what was looked at is not kept"
 
 
 # -- the edits -------------------------------------------------------------------------------------

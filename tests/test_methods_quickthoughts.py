@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from nearfar.data.kinds import Id, Text
 from nearfar.data.table import Table
+from nearfar.encoders import load_encoder
 from nearfar.encoders.recurrent import RecurrentText
 from nearfar.encoders.text import TransformerText
 from nearfar.errors import ArgumentError, TableError
@@ -116,6 +117,15 @@ def test_a_row_that_is_missing_leaves_no_neighbours() -> None:
     assert bool((z["two"].grad[2:] != 0).any()), "it is still far from the others"
 
 
+def test_nothing_is_near_across_a_row_that_is_missing() -> None:
+    """Also where the wider context reaches over the gap, and where a stretch goes on from the first row."""
+    method = method_of(context=2)
+    assert not method._neighbours({"place": torch.tensor([1, 3, 5])}).any()
+    found = method._neighbours({"place": torch.tensor([6, 7, 9, 1, 2, 3])})
+    near = {(0, 1), (3, 4), (3, 5), (4, 5)}
+    assert {tuple(pair) for pair in found.nonzero().tolist()} == near | {pair[::-1] for pair in near}
+
+
 def test_neighbours_stay_within_documents_where_there_are_some() -> None:
     rows = table([0] * 3 + [1] * 13)
     method = method_of()
@@ -173,9 +183,43 @@ def test_a_trained_encoder_is_copied_as_it_is() -> None:
     assert method.encoder.embedding.weight is not method.second.embedding.weight
 
 
-def test_any_text_encoder_will_do_and_its_scores_are_not_bounded() -> None:
+def transformer() -> TransformerText:
     torch.manual_seed(0)
-    encoder = TransformerText.tiny(TEXTS, layers=1, dim=16, heads=2, ffn=16, max_length=16)
+    return TransformerText.tiny(TEXTS, layers=1, dim=16, heads=2, ffn=16, max_length=16)
+
+
+def words_of(encoder: Any) -> Tensor:
+    return encoder.model.get_input_embeddings().weight
+
+
+def test_of_a_transformer_from_scratch_the_second_tower_has_weights_of_its_own(tmp_path: Path) -> None:
+    encoder = transformer()
+    method = QuickThoughts(encoder)
+    one, two = words_of(method.encoder), words_of(method.second)
+    assert one is words_of(encoder)
+    assert not torch.isclose(one[1:], two[1:]).all(dim=1).any(), "one row is zero: the padding's"
+    assert two.std().item() == pytest.approx(one.std().item(), rel=0.2), "drawn as the first one's were"
+    encoder.save(tmp_path)
+    read = QuickThoughts(TransformerText.from_pretrained(tmp_path))
+    assert torch.equal(words_of(read.encoder), words_of(read.second)), "what was trained is copied"
+    loaded = QuickThoughts(load_encoder(tmp_path))
+    assert torch.equal(words_of(loaded.encoder), words_of(loaded.second))
+
+
+def test_the_two_towers_of_a_run_before_go_on_as_they_were(tmp_path: Path) -> None:
+    before = QuickThoughts(transformer()).eval()
+    before.space().save(tmp_path / "space")
+    method = build_method("quickthoughts", table(), encoder=str(tmp_path / "space")).eval()
+    inputs = batch(method, table(), list(range(6)))
+    z, expected = method.embed(inputs), before.embed(inputs)
+    for name in ("one", "two"):
+        torch.testing.assert_close(z[name], expected[name])
+    assert not torch.allclose(z["one"].norm(dim=1), torch.ones(6), atol=1e-2), "scores are not bounded"
+    assert method.space().encode(TEXTS).shape == (16, 32)
+
+
+def test_any_text_encoder_will_do_and_its_scores_are_not_bounded() -> None:
+    encoder = transformer()
     encoder.normalise = True
     method = QuickThoughts(copy.deepcopy(encoder))
     z = method.embed(batch(method, table(), list(range(6))))
@@ -188,9 +232,7 @@ def test_the_gru_is_its_own_where_no_encoder_is_named(tmp_path: Path) -> None:
     assert type(method.encoder) is RecurrentText
     assert (method.encoder.cell, method.encoder.units, method.encoder.max_length) == ("gru", "words", 7)
     assert method.second.max_length == 7
-    torch.manual_seed(0)
-    encoder = TransformerText.tiny(TEXTS, layers=1, dim=16, heads=2, ffn=16, max_length=16)
-    encoder.save(tmp_path)
+    transformer().save(tmp_path)
     assert type(build_method("quickthoughts", table(), encoder=str(tmp_path)).encoder) is TransformerText
 
 

@@ -509,6 +509,37 @@ def test_collapse_may_only_warn() -> None:
     assert "the space has collapsed" in warning
 
 
+class BesideFrozen(Near):
+    """Beside what learns it embeds with a network that is frozen, to which all rows are alike."""
+
+    def embed(self, batch: Batch) -> dict[str, Tensor]:
+        return {**super().embed(batch), "frozen": torch.ones(len(batch["vector"]["values"]), 5)}
+
+
+@pytest.mark.parametrize("cache_chunk", [None, 3])
+def test_what_no_gradient_moves_is_not_looked_at(cache_chunk: int | None) -> None:
+    chosen = settings(steps=6 * EVERY, cache_chunk=cache_chunk)
+    assert train(made(BesideFrozen), table(), chosen).warnings == []
+    with pytest.raises(TrainingError, match="embeddings 'two'"):
+        train(
+            made(Collapsed), table(), settings(steps=6 * EVERY, learning_rate=1e-4, cache_chunk=cache_chunk)
+        )
+
+
+class CollapsedPiece(Collapsed):
+    """A loss that cannot be cut, which says what to look at."""
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        z = self.embed(batch)
+        self.watched = {name: value.detach() for name, value in z.items()}
+        return self.contrast(z, batch)
+
+
+def test_of_a_loss_in_one_piece_what_it_leaves_is_looked_at() -> None:
+    with pytest.raises(TrainingError, match="any two embeddings 'two'"):
+        train(made(CollapsedPiece), table(), settings(steps=6 * EVERY, learning_rate=1e-4))
+
+
 def test_a_healthy_run_raises_no_alarm() -> None:
     assert train(made(), table(), settings(steps=6 * EVERY)).warnings == []
 

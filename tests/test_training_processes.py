@@ -65,10 +65,36 @@ if process_rank() == 0:
     json.dump({"losses": run.losses, "weights": weights, "rings": rings}, open(out, "w"))
 """
 
+DIFFCSE = """
+import json, sys
+import torch
+from torch import nn
+from nearfar.data.table import Table
+from nearfar.encoders.masked import MaskedText
+from nearfar.methods.sentence.diffcse import DiffCSE
+from nearfar.training.gather import process_rank
+from nearfar.training.settings import Settings
+from nearfar.training.trainer import train
 
-def outcome(folder: Path, processes: int, chunk: int, what: str = "labels") -> dict[str, object]:
+words = ["rain", "snow", "fog", "hail", "wind", "sun"]
+texts = [f"{one} and {two}" for one in words for two in words if one != two]
+torch.manual_seed(0)
+encoder = MaskedText.tiny(texts, layers=1, dim=8, heads=2, ffn=12, max_length=8, dropout=1e-12)
+encoder.head_is_trained = True
+method = DiffCSE(encoder, share=0.0, weight=1.0, temperature=0.5)  # nothing is drawn: shares of a batch see the same
+method.head = nn.Linear(8, 8)  # no batch norms, which each process has of its own rows
+run = train(method.double(), Table.from_columns({"text": texts}), Settings(steps=4, batch_size=10, learning_rate=0.01))
+if process_rank() == 0:
+    weights = {name: p.tolist() for name, p in method.named_parameters()}
+    json.dump({"losses": run.losses, "weights": weights}, open(sys.argv[1], "w"))
+"""
+
+
+def outcome(
+    folder: Path, processes: int, chunk: int, what: str = "labels", written: str = PROGRAM
+) -> dict[str, object]:
     program, out = folder / "program.py", folder / f"{processes}-{chunk}.json"
-    program.write_text(PROGRAM)
+    program.write_text(written)
     launcher = (
         []
         if processes == 1
@@ -102,6 +128,14 @@ def test_processes_share_the_comparing_of_a_large_batch(tmp_path: Path, chunk: i
     assert two["losses"] == pytest.approx(one["losses"], rel=1e-6)
     for name, values in one["weights"].items():
         assert flat(two["weights"][name]) == pytest.approx(flat(values), rel=1e-5, abs=1e-8), name
+
+
+def test_a_loss_in_one_piece_gathers_what_it_contrasts(tmp_path: Path) -> None:
+    """DiffCSE: else each process would meet its own rows alone."""
+    one, two = (outcome(tmp_path, processes, 0, written=DIFFCSE) for processes in (1, 2))
+    assert two["losses"] == pytest.approx(one["losses"], rel=1e-6)
+    for name, values in one["weights"].items():
+        assert flat(two["weights"][name]) == pytest.approx(flat(values), rel=1e-4, abs=1e-7), name
 
 
 def flat(values: object) -> list[float]:

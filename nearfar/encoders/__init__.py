@@ -59,7 +59,9 @@ def load_encoder(folder: Path | str) -> Encoder:
         raise ArtefactError(
             f"{folder} holds an encoder of class {name!r}: nearfar has {', '.join(_classes())}"
         )
-    return _class(name).load(Path(folder))
+    encoder = _class(name).load(Path(folder))
+    encoder.pretrained = True
+    return encoder
 
 
 def make_encoder(

@@ -36,7 +36,8 @@ class MaskedText(TransformerText):
         head_is_trained: whether the head has been trained, or is as it was made.
 
     Raises:
-        ArgumentError: the tokenizer has no mask token, or as `TransformerText`.
+        ArgumentError: the tokenizer has no mask token, the model's states are not as wide as its input embeddings, or
+            as `TransformerText`.
     """
 
     beside = {"head": HEAD}
@@ -54,6 +55,12 @@ class MaskedText(TransformerText):
         if tokenizer.mask_token_id is None:
             raise ArgumentError("a masked language model needs a tokenizer that has a mask token")
         words = model.get_input_embeddings()
+        if words.embedding_dim != self.dim:
+            raise ArgumentError(
+                f"the model's input embeddings are {words.embedding_dim} wide and its hidden states {self.dim}, as in "
+                "ALBERT and small ELECTRA: the head over the vocabulary needs one width for both. Give an encoder of "
+                "BERT's, RoBERTa's or DistilBERT's kind"
+            )
         eps = float(getattr(model.config, "layer_norm_eps", 1e-12))  # DistilBERT does not say
         self.head = MLMHead(words.embedding_dim, words.num_embeddings, eps)
         self.head_is_trained = head_is_trained

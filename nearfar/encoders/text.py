@@ -125,7 +125,7 @@ class TransformerText(Encoder):
             max_length=max_length or (limit if limit < 10**9 else UNSAID_LENGTH),
             normalise=said.normalise,
         )
-        encoder.pooling_is_own = bool(pooling or said.pooling)
+        encoder.pooling_is_own, encoder.pretrained = bool(pooling or said.pooling), True
         return encoder
 
     @classmethod
@@ -146,6 +146,10 @@ class TransformerText(Encoder):
     def read_model(folder: Path) -> Any:
         """The model of a folder that `refuse_code` let pass."""
         return load_model(folder)
+
+    def reset(self) -> None:
+        """Draw all parameters of the model anew."""
+        self.model.load_state_dict(type(self.model)(self.model.config).state_dict())
 
     @property
     def trunk(self) -> Any:

@@ -124,6 +124,7 @@ class _Trainer:
         self.watch = Watch(settings.watch, watch_better, settings.patience)
         self.run_so_far = Run()
         self.finding = Finding(method, table, settings, self.steps)
+        self.learning: set[str] = set()  # names of embeddings that a gradient moves
         self.main = process_rank() == 0
 
     # -- the loop ----------------------------------------------------------------------------------
@@ -189,7 +190,7 @@ class _Trainer:
             terms |= found
         method.after_step(joined, done + 1, self.steps)
         if (done + 1) % EVERY == 0:
-            self.alarm.look(joined, done + 1)
+            self.alarm.look({name: z for name, z in joined.items() if name in self.learning}, done + 1)
         negatives = method.negatives(settings.batch_size)
         return {
             "loss": loss,
@@ -240,7 +241,11 @@ class _Trainer:
 
         def embed(piece: Batch) -> dict[str, Tensor]:
             with self.fabric.autocast():
-                return method.embed(piece)
+                z = method.embed(piece)
+            # Of a frozen network a collapse is no fault of the run. (Without gradient, as in the first pass of the
+            # cache, nothing requires any.)
+            self.learning.update(name for name, value in z.items() if value.requires_grad)
+            return z
 
         def loss(z: dict[str, Tensor]) -> dict[str, Tensor]:
             # Views and dropout differ between processes; what `contrast` draws must not.
@@ -263,8 +268,9 @@ class _Trainer:
             with self.fabric.autocast():
                 terms = side.loss(batch)
             backward(terms)
-            return totals[0], {name: term.detach() for name, term in terms.items()}, {}
-        if settings.cache_chunk:
+            z, method.watched = dict(method.watched), {}
+            self.learning.update(z)
+        elif settings.cache_chunk:
             terms, z = cached_backward(embed, loss, batch, settings.cache_chunk, backward)
         else:
             z = embed(batch)

@@ -72,17 +72,16 @@ class CompCSE(Method):
         self.encoder, self.head = encoder, Projection(encoder.dim, encoder.dim, kind="tanh")
         self.temperature, self.compose, self.compared = temperature, compose, min(compared, encoder.dim)
         self.split = split
-        self.read = self.whole = 0
+        # Texts that could not be cut, and all that were read; kept for what a run's card tells.
+        self.register_buffer("texts", torch.zeros(2, dtype=torch.int64))
 
     def prepare(self, rows: dict[str, list[Any]], generator: torch.Generator) -> Batch:
-        parts = [
-            split_text(text, self.split, generator) or (text, text)
-            for text in parts_read(self.encoder, rows["text"])
-        ]
-        self.read += len(parts)
-        self.whole += sum(left == right for left, right in parts)
+        read = parts_read(self.encoder, rows["text"])
+        cuts = [split_text(text, self.split, generator) for text in read]
+        parts = [cut or (text, text) for text, cut in zip(read, cuts, strict=True)]
         left, right = zip(*parts, strict=True)
-        return {"text": prepare_together(self.encoder, rows["text"], left, right)}
+        uncut = torch.tensor([int(cut is None) for cut in cuts])
+        return {"text": prepare_together(self.encoder, rows["text"], left, right), "uncut": uncut}
 
     def composed(self, left: Tensor, right: Tensor) -> Tensor:
         """What two parts [B, d] each compose to: [B, d]."""
@@ -99,11 +98,14 @@ class CompCSE(Method):
         return {name: self.head(state)[:, : self.compared] for name, state in states.items()}
 
     def contrast(self, z: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
+        self.get_buffer("texts")[0] += batch["uncut"].sum()
+        self.get_buffer("texts")[1] += len(batch["uncut"])
         return {"info_nce": info_nce(z["text"], z["composed"], temperature=self.temperature)}
 
     def notes(self) -> list[str]:
-        cut = f"{self.whole:,} of {self.read:,} texts read could not be cut by {self.split!r} into balanced parts"
-        return [f"{cut}: each was both of its parts"] if self.whole else []
+        uncut, read = self.get_buffer("texts").tolist()
+        told = f"{uncut:,} of {read:,} texts read could not be cut by {self.split!r} into balanced parts"
+        return [f"{told}: each was both of its parts"] if uncut else []
 
     def space(self) -> Space:
         return Space({"text": self.encoder})

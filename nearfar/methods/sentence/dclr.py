@@ -53,6 +53,8 @@ class DCLR(Method):
         rate: length of such a step.
         temperature: t.
         variant: "paper", or "repo" for the loss as released.
+        pooling: below the head, one of the encoder's pooling kinds; "own" keeps the pooling that the encoder's folder
+            names, and is the paper's "cls" where it names none.
 
     Zhou, Zhang, Zhao, Wen. "Debiased Contrastive Learning of Unsupervised Sentence Representations." ACL 2022.
     """
@@ -69,6 +71,7 @@ class DCLR(Method):
         rate: float = 1e-3,
         temperature: float = 0.05,
         variant: Literal["paper", "repo"] = "paper",
+        pooling: Literal["own", "cls", "mean", "first_last", "top2"] = "own",
     ) -> None:
         super().__init__()
         check_between(-1, math.inf, threshold=threshold)
@@ -79,7 +82,7 @@ class DCLR(Method):
                 "complement 'tiny' has random weights, to which all texts are alike: name a trained encoder, such as "
                 "'minilm' or the folder of a space"
             )
-        encoder.choose_pooling("own")
+        encoder.choose_pooling(pooling)
         encoder.normalise = False  # the head sees states at their own scale
         self.encoder = encoder
         self.head = Projection(encoder.dim, encoder.dim, kind="tanh")
@@ -106,6 +109,7 @@ class DCLR(Method):
     def contrast(self, z: dict[str, Tensor], batch: Batch) -> dict[str, Tensor]:
         one, two = at_least_float32(z["one"]), at_least_float32(z["two"])
         noise, gated = self.climbed(one.detach(), two.detach()), self.gated(z["judged"])
+        self._count(gated)
         if self.variant == "repo":
             return {"binary": self.as_released(one, torch.cat([two, noise]), gated)}
         pairing = Pairing.diagonal().ignoring_mask(gated)
@@ -141,8 +145,8 @@ class DCLR(Method):
         own = torch.eye(*logits.shape, dtype=torch.bool, device=logits.device)
         return -torch.where(own, likely, torch.log(-torch.expm1(likely))).mean()
 
-    def after_step(self, z: dict[str, Tensor], step: int, steps: int) -> None:
-        gated = self.gated(z["judged"])
+    def _count(self, gated: Tensor) -> None:
+        """Here and not after the step, in which several batches may have been added whose rows never met."""
         self.get_buffer("pairs")[0] += gated.sum()
         self.get_buffer("pairs")[1] += len(gated) * (len(gated) - 1)
 

@@ -18,6 +18,7 @@ from nearfar.heads.projection import Projection
 from nearfar.method import Batch, Method
 from nearfar.objectives import info_nce
 from nearfar.space import Space
+from nearfar.training.gather import gather
 from nearfar.training.teacher import snapshot
 from nearfar.views.text import dropout_twins
 from nearfar.views.token_masks import hide_tokens, replace_tokens
@@ -37,7 +38,8 @@ class DiffCSE(Method):
     starts as a copy of f and learns, with a linear map of two classes on its states; h stands in the first place of
     what its embedding layer gives, and only through it does L_r move f. Whether a word was replaced is told by
     comparing tokens: G changes some that were not hidden and restores some that were. Padding counts, as not
-    replaced, as in the release; without it the weight w would mean more.
+    replaced, as in the release; without it the weight w would mean more. Of several processes each norms its own rows
+    and pads to its own longest text; all else is as in one process with the whole batch.
 
     G is a frozen copy of the encoder as it was given, with its head over the vocabulary, which must be trained. The
     paper has a smaller model instead (DistilBERT for BERT). The paper draws from G, the release takes the likeliest
@@ -50,6 +52,8 @@ class DiffCSE(Method):
         weight: w.
         edit: take the likeliest word of G ("argmax") or draw one ("sample").
         generator_dropout: whether G predicts under dropout while training, as in the release.
+        pooling: of f, one of the encoder's pooling kinds; "own" keeps the pooling that the encoder's folder names,
+            and is the paper's "cls" where it names none.
 
     Chuang, Dangovski, Luo, Zhang, Chang, Soljačić, Li, Yih, Kim, Glass. "DiffCSE: Difference-based Contrastive Learning
     for Sentence Embeddings." NAACL 2022.
@@ -65,12 +69,13 @@ class DiffCSE(Method):
         weight: float = 0.005,
         edit: Literal["argmax", "sample"] = "argmax",
         generator_dropout: bool = True,
+        pooling: Literal["own", "cls", "mean", "first_last", "top2"] = "own",
     ) -> None:
         super().__init__()
         check_between(0, 1, share=share)
         check_between(0, math.inf, weight=weight)
         encoder.require_trained_head("diffcse")
-        encoder.choose_pooling("own")
+        encoder.choose_pooling(pooling)
         encoder.normalise = False  # the head sees the states at their own scale
         self.encoder = encoder.plain()
         self.generator = snapshot(encoder)
@@ -91,16 +96,17 @@ class DiffCSE(Method):
         return {"text": inputs, "hidden": one, "hidden_twin": two}
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        twins = dropout_twins(self.encoder, batch["text"])
-        h = self.head(torch.cat([twin.pooled for twin in twins]))
+        states = torch.cat([twin.pooled for twin in dropout_twins(self.encoder, batch["text"])])
+        self.watched = {"states": states.detach()}  # behind the batch norms a collapse could not be seen
+        h = self.head(states)
         copies = {name: value.repeat(2, 1) for name, value in batch["text"].items()}
         ids, replaced = self.edited(copies, torch.cat([batch["hidden"], batch["hidden_twin"]]))
         logits = self.detected({**copies, "ids": ids}, h)
-        one, two = h.chunk(2)
+        lost = functional.cross_entropy(logits.transpose(1, 2), replaced.long(), reduction="none")
+        one, two = (gather(half) for half in h.chunk(2))
         return {
             "info_nce": info_nce(one, two, temperature=self.temperature),
-            "replaced": self.weight
-            * functional.cross_entropy(logits.flatten(0, 1), replaced.flatten().long()),
+            "replaced": self.weight * gather(lost.mean(dim=1)).mean(),
         }
 
     def edited(self, inputs: dict[str, Tensor], hidden: Tensor) -> tuple[Tensor, Tensor]:

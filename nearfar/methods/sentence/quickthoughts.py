@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -36,13 +36,14 @@ class QuickThoughts(Method):
 
     As in the release, a sentence's own score counts as e^0 among the others. N(i) holds what is in the batch, is in
     one `document` if the table has such a column (the release lets windows cross documents), and has no row missing in
-    between that was left out or held out; a sentence for which nothing is left has no loss.
+    between, such as one that was left out or held out; a sentence for which nothing is left has no loss.
 
     Without another encoder f is a GRU in both directions over words, smaller than the paper's: 128 numbers a word, 256
     a sentence and at most 20,000 words, in place of 620, 1,200 and 50,000. g then begins with weights of its own. Of an
-    encoder that was trained before, g begins as a copy (ours); its scaling to length 1 is turned off, since a cosine
-    bounds the scores. Not offered: the dropout that both sides share, the joining of two models over fixed and learnt
-    word vectors, and the extension of the vocabulary by a linear map.
+    encoder that was trained before, g begins as a copy (ours); both sides of one that this method made go on as f and
+    g. Scaling to length 1 is turned off, since a cosine bounds the scores. Not offered: the dropout that both sides
+    share, the joining of two models over fixed and learnt word vectors, and the extension of the vocabulary by a
+    linear map.
 
     The paper trains one epoch with batches of 400, rate 5e-4 and gradients clipped to 5.
 
@@ -64,11 +65,10 @@ class QuickThoughts(Method):
     ) -> None:
         super().__init__()
         check_between(1, math.inf, context=context)
-        if isinstance(encoder, TransformerText):
-            encoder.normalise = False
-        self.encoder, self.second = encoder, copy.deepcopy(encoder)
-        if isinstance(self.second, RecurrentText) and not encoder.pretrained:
-            self.second.reset()
+        self.encoder, self.second = _towers(encoder)
+        for tower in (self.encoder, self.second):
+            if isinstance(tower, TransformerText):
+                tower.normalise = False
         self.context, self.diagonal = context, diagonal
         self.followed = 0
 
@@ -105,8 +105,11 @@ class QuickThoughts(Method):
 
     def _neighbours(self, batch: Batch) -> Tensor:
         """Who is near whom, 0 or 1: [B, B]."""
-        apart = (batch["place"][:, None] - batch["place"]).abs()
-        near = (apart > 0) & (apart <= self.context)
+        place = batch["place"]
+        apart = (place[:, None] - place).abs()
+        # The same for all rows of a stretch without a gap: how many rows before them are not in the batch.
+        missing = place - place.argsort().argsort()
+        near = (apart > 0) & (apart <= self.context) & (missing[:, None] == missing)
         if "document" in batch:
             near &= batch["document"][:, None] == batch["document"]
         return near.float()
@@ -116,3 +119,13 @@ class QuickThoughts(Method):
 
     def space(self) -> Space:
         return Space({"text": ConcatenatedText(self.encoder, self.second)})
+
+
+def _towers(encoder: Encoder) -> tuple[Encoder, Encoder]:
+    """f and g: those that an encoder of this method is made of, or the encoder and a second one of its shape."""
+    if isinstance(encoder, ConcatenatedText) and len(encoder.parts) == 2:
+        return cast(tuple[Encoder, Encoder], tuple(encoder.parts))
+    second = copy.deepcopy(encoder)
+    if isinstance(second, RecurrentText | TransformerText) and not encoder.pretrained:
+        second.reset()
+    return encoder, second
