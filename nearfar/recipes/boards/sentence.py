@@ -71,8 +71,8 @@ def board(data: DataFolder) -> Board:
         remarks=(
             f"{TEXTS:,} sentences (half captions, half Wikipedia) or {PAIRS:,} pairs of captions, one pass, batches of "
             f"64, learning rate {SETTINGS['learning_rate']:g}, the mean of the tokens: rate and pooling are the best "
-            "for SimCSE on STS-B dev. Methods whose papers ask for another rate, more steps or a larger encoder are at a "
-            "disadvantage.",
+            "for SimCSE on STS-B dev. Methods whose papers ask for another rate, more steps or a larger encoder are "
+            "at a disadvantage.",
             "Hyperparameters of a method are its defaults, those of its paper, but for sizes, which are named below "
             "the tables. dclr takes MiniLM, which has learned from far more text, as the judge of paraphrases.",
             "relatedness is the mean of the Spearman correlations on STS-B and SICK-R test; transfer is the mean "
