@@ -30,8 +30,8 @@ def onednn_is_faster() -> bool:
     faster = "AuthenticAMD" in vendor
     if faster:
         # oneDNN compiles a kernel for every shape and keeps 1,024 of them, and batches of texts come in hundreds of
-        # shapes: a step on 65,536 captions went past 6 GB, and one on 4,096 takes 0.25 GB less with 32 kept. It reads
-        # this once, when it is first used.
+        # shapes: a step on 4,096 captions with gradient caching takes 0.25 GB less with 32 kept. It reads this once,
+        # when it is first used.
         os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
     return faster
 
