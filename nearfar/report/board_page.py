@@ -16,8 +16,14 @@ HEAD = """\
 # Boards
 
 Families of methods under equal conditions: the same rows, encoder, steps and seeds, as `nearfar compare` does it.
-Differences are paired by seed, and their interval is over the seeds; where it holds 0, the two are not told apart."""
+Differences are paired by seed, and their interval is over the seeds; where it holds 0, the two are not told apart.
+All seeds share the training rows, the encoder that they start from, and the tests, so an interval says nothing of other
+texts or other tests. None is corrected for the number of comparisons: of twenty between equals about one stands apart.
+Methods are compared with the first one only, so their order among each other has no support. Runs follow one another in
+one process, which others share the machine with: seconds tell orders of magnitude."""
 
+LOWER = ("alignment", "uniformity")
+"""Figures of which less is better."""
 Result = Mapping[str, Any]
 """What `nearfar reproduce boards/FAMILY` wrote."""
 
@@ -59,7 +65,8 @@ def told_apart(result: Result, part: Mapping[str, Any]) -> list[str]:
             side = "above" if gap["low"] > 0 else "below" if gap["high"] < 0 else "not told apart from"
             words[side].append(f"{method} ({gap['mean']:+.3f})")
         parts = [f"{side} {base}: {', '.join(names) or 'none'}" for side, names in words.items()]
-        said.append(f"**{figure}**: " + "; ".join(parts) + ".")
+        lower = " (lower is better)" if figure in LOWER else ""
+        said.append(f"**{figure}**{lower}: " + "; ".join(parts) + ".")
     return said
 
 

@@ -32,8 +32,10 @@ HEAD = """\
 Every method that `nearfar fit` knows, with what its small experiment showed. A verdict is about that
 experiment, not about the paper: *held* means that the 95% interval of the paired difference over seeds
 lies on the side that the claim says, *contradicted* that it lies on the other side, *not shown* that it
-holds 0. With several claims, the method's verdict is that of the first, its main one. Most experiments shared the
-machine with other work: their seconds tell orders of magnitude, and peak memory holds."""
+holds 0. With several claims, the method's verdict is that of the first, its main one. The seeds of an experiment share
+training rows, the encoder they start from, and tests, so an interval says nothing of other data; and none is corrected
+for the number of claims: of twenty about what makes no difference, about one would be held or contradicted. Most
+experiments shared the machine with other work: their seconds tell orders of magnitude, and peak memory holds."""
 
 Result = Mapping[str, Any]
 """What `nearfar reproduce` wrote for one method."""

@@ -12,7 +12,7 @@ from typing import Any
 
 from nearfar.errors import ArgumentError
 from nearfar.experiment import Board, DataFolder, Track
-from nearfar.files import write_json
+from nearfar.files import fingerprint_of_sources, write_json
 from nearfar.measures.intervals import paired_interval
 from nearfar.verbs.compare import Comparison, compare
 from nearfar.versions import versions
@@ -60,8 +60,9 @@ def run_board(
         "settings": dict(board.settings),
         "seeds": count,
         "remarks": list(board.remarks),
-        "command": f"nearfar reproduce {name}",
+        "command": f"nearfar reproduce {name}" + (f" --seeds {count}" if count != board.seeds else ""),
         "versions": versions(),
+        "code": fingerprint_of_sources(Path(__file__).parent.parent),
     }
     write_json(file, result)
     _draw(result, file)

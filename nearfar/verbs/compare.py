@@ -12,7 +12,7 @@ from nearfar.data.kinds import Reading
 from nearfar.data.splits import holdout
 from nearfar.data.table import OnBadRow, Table, read_table
 from nearfar.errors import ArgumentError
-from nearfar.files import read_json, write_json
+from nearfar.files import fingerprint_of_sources, read_json, write_json
 from nearfar.measures.embeddings import Measurement, primary_measure
 from nearfar.measures.intervals import mean_interval, paired_interval
 from nearfar.memory import peak_mb, reset_peak
@@ -127,12 +127,14 @@ def compare(
         "measured_on": {name: test.fingerprint for name, test in tests.items()} or None,
     }
     folder = None if out is None else Path(out)
+    told = {**data, **settings, "versions": versions()}
+    code = fingerprint_of_sources(Path(__file__).parent.parent)  # of another code no finished run is taken
     runs: dict[tuple[str, int], dict[str, Any]] = {}
     known: dict[str, dict[str, Measurement]] | None = {} if tests else None  # all runs start from few spaces
     with progress("comparing", len(methods) * seeds) as shown:
         for seed, method in itertools.product(range(seeds), methods):
             done = None if folder is None else folder / "runs" / f"{method}-{seed}.json"
-            facts = {"method": method, "seed": seed, **data, **settings, "hyperparameters": chosen[method]}
+            facts = {"method": method, "seed": seed, "code": code, **told, "hyperparameters": chosen[method]}
             if done is not None and done.exists() and (kept := read_json(done))["facts"] == facts:
                 runs[method, seed] = kept
             else:
@@ -141,8 +143,7 @@ def compare(
                 if done is not None:
                     write_json(done, {"facts": facts, **runs[method, seed]})
             shown.advance(note=f"{method}, seed {seed}")
-    told = {**data, **settings, "hyperparameters": chosen, "versions": versions()}
-    result = _compared(list(methods), seeds, measure, runs, told)
+    result = _compared(list(methods), seeds, measure, runs, {**told, "hyperparameters": chosen})
     if folder is not None:
         write_json(folder / "comparison.json", asdict(result))
         _draw(result, folder)

@@ -23,6 +23,8 @@ from nearfar.verbs.board import BOARDS, run_board
 from nearfar.verbs.board import as_text as board_as_text
 from nearfar.versions import versions
 
+PACKAGE = Path(__file__).parent.parent
+
 
 def reproduce(
     method: str,
@@ -66,7 +68,7 @@ def reproduce(
     partial = out / f".{method}.partial.json"
     if fresh:
         partial.unlink(missing_ok=True)
-    code = fingerprint_of_sources(Path(__file__).parent.parent)
+    code = fingerprint_of_sources(PACKAGE)
     identity = {"data": dict(experiment.data), "versions": versions(experiment.packages), "code": code}
     kept = read_json(partial) if partial.exists() else {}
     runs: dict[str, dict[str, Any]] = kept.get("runs", {}) if kept.get("identity") == identity else {}
@@ -75,10 +77,10 @@ def reproduce(
             for arm in experiment.arms:
                 key = f"{arm}/{seed}"
                 if key not in runs:
-                    runs[key] = _run_apart(method, arm, seed, str(data_dir))
+                    runs[key] = _run_apart(method, arm, seed, str(data_dir), code)
                     write_json(partial, {"identity": identity, "runs": runs})
                 shown.advance(note=f"{arm}, seed {seed}")
-    result = _result(method, experiment, count, runs)
+    result = {**_result(method, experiment, count, runs), "code": code}
     write_json(out / f"{method}.json", result)
     draw = getattr(_recipe(method), "picture", None)
     if draw is not None:
@@ -110,11 +112,11 @@ def _module(method: str) -> str:
     return f"nearfar.recipes.{method.replace('-', '_')}"
 
 
-def _run_apart(method: str, arm: str, seed: int, data_dir: str) -> dict[str, Any]:
+def _run_apart(method: str, arm: str, seed: int, data_dir: str, code: str) -> dict[str, Any]:
     """Run one arm in a fresh process and return its figures, seconds and peak memory."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_run_here, args=(theirs, method, arm, seed, data_dir))
+    process = context.Process(target=_run_here, args=(theirs, method, arm, seed, data_dir, code))
     process.start()
     theirs.close()
     try:
@@ -130,8 +132,12 @@ def _run_apart(method: str, arm: str, seed: int, data_dir: str) -> dict[str, Any
     return answer
 
 
-def _run_here(answers: Connection, method: str, arm: str, seed: int, data_dir: str) -> None:
+def _run_here(answers: Connection, method: str, arm: str, seed: int, data_dir: str, code: str) -> None:
     try:
+        if fingerprint_of_sources(PACKAGE) != code:
+            raise NearfarError(
+                "the code of nearfar was changed meanwhile: what is finished is of other code, start again"
+            )
         run = load_experiment(method, data_dir).arms[arm]
         start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         started = time.monotonic()
