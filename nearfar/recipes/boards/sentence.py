@@ -80,8 +80,8 @@ def board(data: DataFolder) -> Board:
         remarks=(
             f"{TEXTS:,} sentences (captions and Wikipedia, about half each) or {PAIRS:,} pairs of captions, one pass, "
             f"batches of 64, learning rate {SETTINGS['learning_rate']:g}, {SETTINGS['max_length']} tokens of a text, "
-            "and their mean: rate and pooling are the best for SimCSE on STS-B dev. Methods whose papers ask for another "
-            "rate, more steps or a larger encoder are at a disadvantage.",
+            "and their mean: rate and pooling are the best for SimCSE on STS-B dev. Methods whose papers ask for "
+            "another rate, more steps or a larger encoder are at a disadvantage.",
             "Hyperparameters of a method are its defaults, those of its paper, but for sizes, which are named below "
             "the tables. denosent pools the mask token of its prompt, not the mean. dclr takes MiniLM, which has "
             "learned from far more text, as the judge of paraphrases.",
