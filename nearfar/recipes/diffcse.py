@@ -16,8 +16,17 @@ from nearfar.method import Batch, Method
 from nearfar.methods.sentence.diffcse import DiffCSE
 from nearfar.methods.sentence.simcse import SimCSE
 from nearfar.objectives import info_nce
-from nearfar.recipes.sentences import DEVIATIONS, figures, fingerprints, fitted, sentences, sts_tests
-from nearfar.recipes.tiny_mlm import captions, tiny_masked
+from nearfar.recipes.sentences import (
+    AT_RATE,
+    RATE,
+    figures,
+    fingerprints,
+    fitted,
+    sentences,
+    sts_tests,
+    untrained,
+)
+from nearfar.recipes.tiny_mlm import captions, tiny_masked, tiny_mlm_folder
 from nearfar.views.text import dropout_twins
 from nearfar.views.token_masks import hide_tokens, replace_tokens
 
@@ -57,15 +66,20 @@ def experiment(data: DataFolder) -> Experiment:
             encoder.choose_pooling("cls")
             torch.manual_seed(seed)
             method = make(encoder)
-            space = fitted(method, texts, seed)
+            space = fitted(method, texts, seed, learning_rate=RATE)
             told = detection(method, edited) if type(method) is DiffCSE else {}
             return figures(space, tests) | sensitivity(space.encoders["text"], edited) | told
 
         return run
 
     return Experiment(
-        data={"training texts": texts.fingerprint, **fingerprints(tests)},
+        data={
+            "base encoder": tiny_mlm_folder(data).name,
+            "training texts": texts.fingerprint,
+            **fingerprints(tests),
+        },
         arms={
+            "untrained cls": untrained(data, tests, "cls"),
             "simcse": arm(lambda encoder: SimCSE(encoder.plain())),
             "simcse, batch norms": arm(WithoutEdits),
             "diffcse": arm(DiffCSE),
@@ -73,6 +87,12 @@ def experiment(data: DataFolder) -> Experiment:
         },
         claims=(
             Claim("DiffCSE beats SimCSE on STS-B", "diffcse", "simcse", "sts-b"),
+            Claim(
+                "DiffCSE beats the CLS vector of the encoder it starts from",
+                "diffcse",
+                "untrained cls",
+                "sts-b",
+            ),
             Claim(
                 "DiffCSE beats SimCSE under the same head on STS-B", "diffcse", "simcse, batch norms", "sts-b"
             ),
@@ -93,7 +113,7 @@ def experiment(data: DataFolder) -> Experiment:
         ),
         examples=dict.fromkeys(("simcse", "simcse, batch norms", "diffcse"), TEXTS),
         deviations=(
-            *DEVIATIONS,
+            *AT_RATE,
             "5,000 sentences, one epoch of 78 steps, in place of two epochs of a million",
             "the generator is a frozen copy of the encoder with its head, in place of DistilBERT",
             "told from kept ones: the mean of the shares of replaced and of kept words that are rightly named, first "

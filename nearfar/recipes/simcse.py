@@ -14,7 +14,8 @@ from nearfar.experiment import Claim, DataFolder, Experiment
 from nearfar.method import Batch
 from nearfar.methods.sentence.simcse import SimCSE
 from nearfar.recipes.sentences import (
-    DEVIATIONS,
+    AT_RATE,
+    RATE,
     caption_pairs,
     fingerprints,
     sentences,
@@ -22,7 +23,7 @@ from nearfar.recipes.sentences import (
     trained,
     untrained,
 )
-from nearfar.recipes.tiny_mlm import tiny_mlm
+from nearfar.recipes.tiny_mlm import tiny_mlm, tiny_mlm_folder
 
 TEXTS = 20_000
 PAIRS = 20_000
@@ -46,10 +47,11 @@ def experiment(data: DataFolder) -> Experiment:
                 _set_dropout(encoder, dropout)
             return make(encoder, pooling="cls")
 
-        return trained(data, tests, table, made, **settings)
+        return trained(data, tests, table, made, learning_rate=RATE, **settings)
 
     return Experiment(
         data={
+            "base encoder": tiny_mlm_folder(data).name,
             "training texts": texts.fingerprint,
             "training pairs": pairs.fingerprint,
             "training triplets": triplets.fingerprint,
@@ -107,7 +109,7 @@ def experiment(data: DataFolder) -> Experiment:
             "triplets": int(len(triplets) * TRIPLET_EPOCHS),
         },
         deviations=(
-            *DEVIATIONS,
+            *AT_RATE,
             "20,000 sentences in place of a million",
             "the supervised arm has pairs of captions of one picture; the triplets are 2,561 of SNLI's test part "
             "(premise, entailed, contradicted), eight epochs, in place of 275,000 of SNLI and MNLI",
