@@ -206,7 +206,12 @@ def test_figures_table_and_picture_are_written(result: Comparison, folder: Path)
 
 
 def test_finished_runs_are_not_run_again(
-    result: Comparison, folder: Path, pairs_csv: Path, settings: dict[str, Any], calls: list[Call]
+    result: Comparison,
+    folder: Path,
+    pairs_csv: Path,
+    settings: dict[str, Any],
+    calls: list[Call],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     before = len(calls)
     (folder / "runs" / "mlm-1.json").unlink()
@@ -218,6 +223,9 @@ def test_finished_runs_are_not_run_again(
     assert more.values["mlm"]["mrr@10"][:2] == result.values["mlm"]["mrr@10"]
     compare(METHODS, pairs_csv, seeds=2, out=folder, **{**settings, "steps": 1})
     assert len(calls) == before + 3 + 4, "other settings are other runs"
+    monkeypatch.setattr(verb, "fingerprint_of_sources", lambda folder: "other code")
+    compare(METHODS, pairs_csv, seeds=2, out=folder, **{**settings, "steps": 1})
+    assert len(calls) == before + 3 + 4 + 4, "what other code has found is not mixed with what this one finds"
 
 
 def test_the_measure_can_be_chosen(

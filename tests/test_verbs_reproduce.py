@@ -14,6 +14,8 @@ from scipy.stats import ttest_rel
 
 from nearfar.errors import ArgumentError, NearfarError
 from nearfar.experiment import Claim, DataFolder, Experiment
+from nearfar.files import fingerprint_of_sources
+from nearfar.verbs import reproduce as verb
 from nearfar.verbs.reproduce import _result, as_text, load_experiment, reproduce
 
 RECIPE = '''
@@ -87,6 +89,17 @@ def trace(data: Path) -> list[list[str]]:
     return [line.split() for line in (data / "trace.txt").read_text().splitlines()]
 
 
+def test_code_that_changes_under_a_run_ends_it(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Arms are processes of their own, which read the code as it is then."""
+    figures(data, base=[0.1, 0.2], method=[0.3, 0.4])
+    monkeypatch.setattr(verb, "fingerprint_of_sources", lambda folder: "the code of before")
+    with pytest.raises(NearfarError, match="the code of nearfar was changed meanwhile"):
+        reproduce("mlm", out=tmp_path / "results", data_dir=data, seeds=2)
+    assert not (data / "trace.txt").exists()
+
+
 def test_an_interrupted_run_goes_on_and_the_result_has_all_of_the_evidence(
     data: Path, tmp_path: Path
 ) -> None:
@@ -108,6 +121,7 @@ def test_an_interrupted_run_goes_on_and_the_result_has_all_of_the_evidence(
     assert sorted(place.name for place in out.iterdir()) == ["mlm.json", "mlm.svg"]
     assert (out / "mlm.svg").read_text() == "<svg>not shown</svg>"
     assert json.loads((out / "mlm.json").read_text()) == result
+    assert result["code"] == fingerprint_of_sources(verb.PACKAGE)
 
     assert result["method"] == "mlm"
     assert result["claim"] == "the method scores higher"
