@@ -25,9 +25,12 @@ def tiny(seed: int = 0) -> MaskedText:
     return MaskedText.tiny(TEXTS, layers=2, dim=16, heads=2, ffn=24, max_length=16)
 
 
-@pytest.mark.parametrize("kind", ["Bert", "Roberta", "DistilBert"])
+@pytest.mark.parametrize("kind", ["Bert", "old Bert", "Roberta", "DistilBert"])
 def test_the_head_of_a_checkpoint_predicts_as_transformers_does(tmp_path: Path, kind: str) -> None:
     import transformers
+    from safetensors.torch import load_file, save_file
+
+    kind, old = kind.removeprefix("old "), kind.startswith("old ")
 
     encoder = tiny()
     sizes = {"vocab_size": len(encoder.tokenizer), "max_position_embeddings": 20, "pad_token_id": 0}
@@ -48,6 +51,12 @@ def test_the_head_of_a_checkpoint_predicts_as_transformers_does(tmp_path: Path, 
             parameter.add_(torch.randn_like(parameter) * 0.1)
     whole.save_pretrained(tmp_path)
     encoder.tokenizer.save_pretrained(tmp_path)
+    if old:  # as in bert-base-uncased on the hub
+        weights = {
+            name.replace("Norm.weight", "Norm.gamma").replace("Norm.bias", "Norm.beta"): value
+            for name, value in load_file(tmp_path / "model.safetensors").items()
+        }
+        save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
     read = MaskedText.from_pretrained(tmp_path)
     assert read.head_is_trained
     inputs = read.eval().prepare(TEXTS[1:2])

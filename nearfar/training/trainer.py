@@ -131,6 +131,7 @@ class _Trainer:
 
     def run(self, resume: bool) -> Run:
         done = self._resume() if resume else 0
+        self.method.train()  # encoders are read in evaluation mode, and within an epoch nothing else changes it
         settings, run = self.settings, self.run_so_far
         log = Log(self.folder if self.main else None, settings.logs, done)
         started = time.monotonic()
