@@ -302,6 +302,7 @@ class _Trainer:
                 "looks": self.alarm.looks,
                 "watch": self.watch.state(self.folder),
                 "settings": self._identity(),
+                "scaler": self.fabric.strategy.precision.state_dict(),  # numbers; empty but for 16-mixed
             }
             place = self.folder / "checkpoints"
             save_checkpoint(place, self.method, self.optimisers, facts, self.finding.starts)
@@ -317,6 +318,8 @@ class _Trainer:
         self.run_so_far = Run(facts["step"], facts["losses"], facts["seconds"], facts["stopped"])
         self.alarm.looks = facts["looks"]
         self.watch.load(facts["watch"], self.folder)
+        if facts.get("scaler"):
+            self.fabric.strategy.precision.load_state_dict(facts["scaler"])
         self.finding.again(place, facts["step"])
         step: int = facts["step"]
         return step
