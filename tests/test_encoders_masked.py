@@ -170,6 +170,19 @@ def test_a_pooling_that_the_folder_names_is_kept_unless_another_is_asked_for() -
     assert encoder.pooling == "top2"
 
 
+def test_a_saved_plain_encoder_that_gets_a_head_keeps_its_pooling_and_its_past(tmp_path: Path) -> None:
+    plain = tiny().plain()
+    plain.choose_pooling("max")
+    plain.save(tmp_path)
+    read = make_encoder(str(tmp_path), Text, [], form="masked")
+    assert isinstance(read, MaskedText)
+    read.choose_pooling("own", default="cls")
+    assert read.pooling == "max"
+    plain.pooling_is_own, plain.pretrained = False, True
+    made = MaskedText.around(plain)
+    assert (made.pooling_is_own, made.pretrained) == (False, True)
+
+
 def test_a_pooling_that_nobody_chose_is_still_open_after_saving(tmp_path: Path) -> None:
     """What `fit mlm` leaves is pooled as the next method's paper says, and what a method chose stays."""
     tiny().save(tmp_path / "open")

@@ -112,6 +112,13 @@ class MaskedText(TransformerText):
                 "FOLDER"
             )
 
+    @classmethod
+    def around(cls, encoder: TransformerText) -> Self:
+        """The encoder with a new head over the vocabulary; it shares the weights."""
+        made = cls(encoder.model, encoder.tokenizer, encoder.pooling, encoder.max_length, encoder.normalise)
+        made.pooling_is_own, made.pretrained = encoder.pooling_is_own, encoder.pretrained
+        return made.train(encoder.training)
+
     def plain(self) -> TransformerText:
         """The encoder without the head over the vocabulary; it shares the weights."""
         plain = TransformerText(self.model, self.tokenizer, self.pooling, self.max_length, self.normalise)
