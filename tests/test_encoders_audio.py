@@ -148,6 +148,7 @@ def test_it_loads_bit_equal_and_transformers_reads_its_folder(norm: str, tmp_pat
     encoder.save(tmp_path)
     again = load_encoder(tmp_path)
     assert isinstance(again, TransformersAudio)
+    assert not any(part.training for part in again.modules())
     assert (again.rate, again.settings()) == (8000, encoder.settings())
     assert torch.equal(again(again.prepare(made)).pooled, encoder(encoder.prepare(made)).pooled)
     extractor = AutoFeatureExtractor.from_pretrained(tmp_path)

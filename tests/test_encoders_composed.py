@@ -9,11 +9,13 @@ import torch
 from torch.nn import functional
 
 import nearfar.errors
-from nearfar.encoders import load_encoder
+from nearfar.data.kinds import Text
+from nearfar.encoders import load_encoder, make_encoder
 from nearfar.encoders.composed import ConcatenatedText, WithoutEmojis
 from nearfar.encoders.recurrent import CharacterText, RecurrentText
 from nearfar.encoders.text import TransformerText
-from nearfar.errors import MissingExtra
+from nearfar.encoders.words import BagOfWords
+from nearfar.errors import ArgumentError, MissingExtra
 
 TEXTS = ["rain fell", "snow on the town", "fog"]
 
@@ -69,6 +71,32 @@ def test_an_encoder_never_sees_an_emoji(kind: type, tmp_path: Path) -> None:
     encoder.save(tmp_path)
     again = load_encoder(tmp_path)
     assert torch.equal(again(again.prepare(marked)).pooled, encoder(encoder.prepare(marked)).pooled)
+
+
+@pytest.mark.parametrize("kind", ["recurrent", "joined", "without emojis"])
+def test_a_saved_encoder_keeps_as_many_tokens_as_are_asked_for(kind: str, tmp_path: Path) -> None:
+    parts = (recurrent(0), recurrent(1))
+    made = {
+        "recurrent": parts[0],
+        "joined": ConcatenatedText(*parts),
+        "without emojis": WithoutEmojis(parts[0]),
+    }
+    made[kind].save(tmp_path)
+    assert make_encoder(str(tmp_path), Text, []).prepare(TEXTS)["ids"].shape[1] == 4
+    short = make_encoder(str(tmp_path), Text, [], max_length=2)
+    assert short.prepare(TEXTS)["ids"].shape[1] == 2
+    told = short.settings()
+    assert {part["max_length"] for part in told.get("parts", [told])} == {2}
+
+
+def test_an_encoder_that_cuts_nothing_refuses_a_length(tmp_path: Path) -> None:
+    bag = BagOfWords.fitted(TEXTS)
+    (tmp_path / "bag").mkdir(), (tmp_path / "composed").mkdir()
+    bag.save(tmp_path / "bag")
+    WithoutEmojis(bag).save(tmp_path / "composed")
+    for folder in (tmp_path / "bag", tmp_path / "composed"):
+        with pytest.raises(ArgumentError, match="max_length=2: BagOfWords"):
+            make_encoder(str(folder), Text, [], max_length=2)
 
 
 def test_a_text_of_nothing_but_emojis_still_has_a_vector() -> None:

@@ -25,9 +25,12 @@ def tiny(seed: int = 0) -> MaskedText:
     return MaskedText.tiny(TEXTS, layers=2, dim=16, heads=2, ffn=24, max_length=16)
 
 
-@pytest.mark.parametrize("kind", ["Bert", "Roberta", "DistilBert"])
+@pytest.mark.parametrize("kind", ["Bert", "old Bert", "Roberta", "DistilBert"])
 def test_the_head_of_a_checkpoint_predicts_as_transformers_does(tmp_path: Path, kind: str) -> None:
     import transformers
+    from safetensors.torch import load_file, save_file
+
+    kind, old = kind.removeprefix("old "), kind.startswith("old ")
 
     encoder = tiny()
     sizes = {"vocab_size": len(encoder.tokenizer), "max_position_embeddings": 20, "pad_token_id": 0}
@@ -48,6 +51,12 @@ def test_the_head_of_a_checkpoint_predicts_as_transformers_does(tmp_path: Path, 
             parameter.add_(torch.randn_like(parameter) * 0.1)
     whole.save_pretrained(tmp_path)
     encoder.tokenizer.save_pretrained(tmp_path)
+    if old:  # as in bert-base-uncased on the hub
+        weights = {
+            name.replace("Norm.weight", "Norm.gamma").replace("Norm.bias", "Norm.beta"): value
+            for name, value in load_file(tmp_path / "model.safetensors").items()
+        }
+        save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
     read = MaskedText.from_pretrained(tmp_path)
     assert read.head_is_trained
     inputs = read.eval().prepare(TEXTS[1:2])
@@ -159,6 +168,19 @@ def test_a_pooling_that_the_folder_names_is_kept_unless_another_is_asked_for() -
     assert encoder.pooling == "mean"
     encoder.choose_pooling("top2")
     assert encoder.pooling == "top2"
+
+
+def test_a_saved_plain_encoder_that_gets_a_head_keeps_its_pooling_and_its_past(tmp_path: Path) -> None:
+    plain = tiny().plain()
+    plain.choose_pooling("max")
+    plain.save(tmp_path)
+    read = make_encoder(str(tmp_path), Text, [], form="masked")
+    assert isinstance(read, MaskedText)
+    read.choose_pooling("own", default="cls")
+    assert read.pooling == "max"
+    plain.pooling_is_own, plain.pretrained = False, True
+    made = MaskedText.around(plain)
+    assert (made.pooling_is_own, made.pretrained) == (False, True)
 
 
 def test_a_pooling_that_nobody_chose_is_still_open_after_saving(tmp_path: Path) -> None:

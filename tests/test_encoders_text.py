@@ -16,6 +16,9 @@ from nearfar.data.kinds import Text
 from nearfar.encoders import load_encoder, make_encoder
 from nearfar.encoders.cpu_linear import linear
 from nearfar.encoders.lengths import length_groups
+from nearfar.encoders.masked import MaskedText
+from nearfar.encoders.prefix import PrefixText
+from nearfar.encoders.prompted import PromptedText
 from nearfar.encoders.text import TransformerText
 from nearfar.errors import ArgumentError, ArtefactError
 
@@ -298,6 +301,55 @@ def test_lower_case_asked_for_by_the_folder(tiny: TransformerText, tmp_path: Pat
     limits.write_text(json.dumps({**json.loads(limits.read_text()), "do_lower_case": True}))
     lowered = TransformerText.from_pretrained(tmp_path)
     np.testing.assert_allclose(encode(lowered, upper), encode(tiny, TEXTS), atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", [TransformerText, MaskedText, PromptedText])
+def test_lower_case_is_kept_where_transformers_makes_the_tokenizer_of_its_vocabulary_anew(
+    tiny: TransformerText, tmp_path: Path, kind: type[TransformerText]
+) -> None:
+    from sentence_transformers import SentenceTransformer
+    from transformers import BertTokenizer
+
+    cased = BertTokenizer(vocab=tiny.tokenizer.get_vocab(), do_lower_case=False)
+    given, ours = tmp_path / "given", tmp_path / "ours"
+    given.mkdir(), ours.mkdir()
+    TransformerText(tiny.model, cased, max_length=24).save(given)
+    (given / "encoder.json").unlink()
+    limits = given / "sentence_bert_config.json"
+    limits.write_text(json.dumps({**json.loads(limits.read_text()), "do_lower_case": True}))
+    upper = [text.upper() for text in TEXTS]
+    read = kind.from_pretrained(given)
+    ids = read.prepare(TEXTS)["ids"]
+    assert torch.equal(read.prepare(upper)["ids"], ids)
+    read.save(ours)
+    again = load_encoder(ours)
+    assert torch.equal(again.prepare(upper)["ids"], ids)
+    assert again.settings() == read.settings()
+    if kind is not PromptedText:
+        other = SentenceTransformer(str(ours), device="cpu", local_files_only=True)
+        np.testing.assert_allclose(other.encode(upper), encode(read, upper), atol=1e-5)
+
+
+def test_nothing_is_said_of_case_where_the_tokenizer_alone_decides(saved: Path) -> None:
+    assert set(json.loads((saved / "encoder.json").read_text())["settings"]) == {
+        "pooling",
+        "max_length",
+        "normalise",
+    }
+
+
+@pytest.mark.parametrize("kind", [TransformerText, MaskedText, PromptedText, PrefixText])
+def test_what_is_read_from_a_folder_is_in_evaluation_mode_in_whole(
+    tiny: TransformerText, saved: Path, tmp_path: Path, kind: type[TransformerText]
+) -> None:
+    read = kind.from_pretrained(saved)
+    read.save(tmp_path)
+    for encoder in (read, kind.load(tmp_path), make_encoder(str(saved), Text, [], form="masked")):
+        assert not any(part.training for part in encoder.modules())
+    plain = TransformerText.load(saved)
+    for encoder in (PromptedText.around(plain), PrefixText.around(plain, 2), MaskedText.around(plain)):
+        assert not any(part.training for part in encoder.modules())
+        assert not any(part.training for part in plain.modules())
 
 
 def test_roberta_positions_are_limited_by_its_padding(tiny: TransformerText) -> None:

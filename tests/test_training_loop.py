@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from lightning_fabric import Fabric
+from lightning_fabric.plugins import MixedPrecision
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
@@ -684,6 +686,24 @@ def test_a_resumed_run_knows_all_of_its_losses_and_still_stops_early(tmp_path: P
     assert (resumed.steps, resumed.kept_step, resumed.stopped) == (16, 4, whole.stopped)
     [checkpoint] = (tmp_path / "cut" / "checkpoints").iterdir()
     assert json.loads((checkpoint / "progress.json").read_text())["losses"] == whole.losses[:16]
+
+
+def test_a_resumed_run_goes_on_with_the_scale_of_its_gradients(tmp_path: Path) -> None:
+    chosen = settings(steps=8, precision="16-mixed", checkpoint_every=2)
+
+    def run(folder: Path, stop_at: int, resume: bool) -> dict[str, Any]:
+        method = made(Interrupted)
+        method.stop_at = stop_at
+        scaler = torch.amp.GradScaler("cpu", init_scale=256.0, growth_interval=3)
+        fabric = Fabric(accelerator="cpu", devices=1, plugins=MixedPrecision("16-mixed", "cpu", scaler))
+        train(method, table(), chosen, folder=folder, resume=resume, fabric=fabric)
+        return scaler.state_dict()
+
+    whole = run(tmp_path / "whole", 0, False)
+    with pytest.raises(RuntimeError, match="killed"):
+        run(tmp_path / "cut", 5, False)
+    assert run(tmp_path / "cut", 0, True) == whole
+    assert whole["scale"] == 1024.0, "it has grown twice"
 
 
 class Mining(Interrupted):

@@ -10,10 +10,14 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import nearfar
+import torch
+from conftest import nearfar, sentences
 from safetensors.torch import load_file
 
+from nearfar.encoders.text import TransformerText
 from nearfar.errors import ArgumentError
+from nearfar.method import Method
+from nearfar.methods import method_class
 from nearfar.verbs.fit import fit
 
 FIT = ("--encoder", "tiny", "--epochs", "30", "--batch-size", "32", "--seed", "3", "--measure-every", "10",
@@ -79,3 +83,29 @@ def test_resuming_with_other_settings_is_refused(pairs_csv: Path, tmp_path: Path
     with pytest.raises(ArgumentError, match="batch_size"):
         fit("simcse", pairs_csv, folder, encoder="tiny", epochs=30, batch_size=16, seed=3, resume=True,
             measure_every=10, watch="uniformity", holdout_share=0.2, on_collapse="warn")  # fmt: skip
+
+
+@pytest.mark.parametrize("method", ["simcse", "mlm"])
+def test_a_run_resumed_within_an_epoch_trains_a_saved_encoder_with_its_dropout(
+    method: str, pairs_csv: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Encoders are read in evaluation mode; with no measurement and no new epoch, nothing else would change that."""
+    torch.manual_seed(0)
+    saved = TransformerText.tiny([text for text, _, _ in sentences()], layers=1, dim=16, heads=2, ffn=24)
+    (start := tmp_path / "start").mkdir()
+    saved.save(start)
+
+    def run(folder: Path, stop_at: int, resume: bool) -> list[str]:
+        def after_step(self: Method, z: object, step: int, steps: int) -> None:
+            if step == stop_at:
+                raise KeyboardInterrupt
+
+        monkeypatch.setattr(method_class(method), "after_step", after_step)
+        fit(method, pairs_csv, folder, encoder=str(start), steps=8, batch_size=16, seed=3, resume=resume,
+            checkpoint_every=2, holdout_share=0, on_collapse="warn")  # fmt: skip
+        return losses(folder)
+
+    whole = run(tmp_path / "whole", 0, False)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "cut", 5, False)
+    assert run(tmp_path / "cut", 0, True) == whole

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections import Counter
 from itertools import pairwise
@@ -15,6 +16,7 @@ import torch
 from samples import tiny_text
 
 from nearfar.data.table import Table
+from nearfar.encoders.prompted import PromptedText
 from nearfar.encoders.text import TransformerText
 from nearfar.errors import ArgumentError
 from nearfar.views.lexicon import DELETED, Lexicon, lexicon_of
@@ -328,3 +330,23 @@ def test_too_few_texts_have_no_similar_words() -> None:
     lexicon = lexicon_of(tiny_text(texts), Table.from_columns({"text": texts}))
     assert lexicon.similar == {}
     assert lexicon.note.startswith("0 words")
+
+
+@pytest.mark.parametrize("template", ['"[X]" means [MASK].', "[X] [MASK]", "cat: [X] is [MASK]"])
+@pytest.mark.parametrize("name", ["insert", "delete", "del-word", "crop", "shuffle", "spelling"])
+def test_a_prompt_is_not_edited(encoder: TransformerText, template: str, name: str) -> None:
+    """What it pools is found by its place from the end."""
+    prompted = PromptedText.around(copy.deepcopy(encoder), template)
+    lexicon, prompt = lexicon_of(prompted), prompted.prompt
+    prompted.set_max_length(12)
+    inputs = prompted.prepare(["the cat sat on the mat and rain", "a dog", "snow " * 30])
+    found = edit_inputs(prompted, inputs, {name: 1.0}, torch.Generator().manual_seed(0), lexicon)
+    assert not torch.equal(found["ids"], inputs["ids"][:, : found["ids"].shape[1]])
+    for ids, mask in zip(found["ids"], found["mask"], strict=True):
+        row = ids[mask].tolist()
+        assert row[1 : 1 + len(prompt.before)] == prompt.before
+        assert row[-1 - len(prompt.after) : -1] == prompt.after
+        assert row[len(row) - 1 - prompt.behind] == prompted.tokenizer.mask_token_id
+        assert len(row) <= 12 + prompt.length
+    if name == "insert":
+        assert int(found["mask"].sum(1).max()) == 12 + prompt.length, "the prompt takes no room of the text"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -66,6 +67,10 @@ def test_twins_of_vectors() -> None:
 def test_equal_twins_are_an_error() -> None:
     encoder = small_text(0.1).eval()
     inputs = encoder.prepare(TEXTS)
+    wrapped = copy.deepcopy(encoder)
+    wrapped.training = True  # a wrapper may be in another mode than what it wraps
+    with pytest.raises(ArgumentError, match=r"evaluation mode: call \.train\(\)"):
+        dropout_twins(wrapped, inputs)
     with pytest.raises(ArgumentError, match=r"evaluation mode: call \.train\(\)"):
         dropout_twins(encoder, inputs)
     with pytest.raises(ArgumentError, match="has no dropout"):

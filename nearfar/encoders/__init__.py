@@ -184,11 +184,11 @@ def _saved(folder: Path, kind: type[Kind], max_length: int | None, form: Form) -
     if form == "causal" and type(encoder).__name__ != "CausalText":
         raise ArgumentError(f"the encoder in {folder} is no causal language model")
     if form == "masked" and type(encoder) is TransformerText:
-        encoder = MaskedText(encoder.model, encoder.tokenizer, **encoder.settings())
+        encoder = MaskedText.around(encoder)
     if form == "masked" and not isinstance(encoder, MaskedText):
         raise ArgumentError(f"the encoder in {folder} is no masked language model")
     if form == "encoder" and isinstance(encoder, MaskedText):
         encoder = encoder.plain()  # a head that gets no gradient would stop distributed training
-    if max_length is not None and isinstance(encoder, TransformerText):
+    if max_length is not None and kind is Text:
         encoder.set_max_length(max_length)
     return encoder

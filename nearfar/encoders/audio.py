@@ -116,9 +116,10 @@ class TransformersAudio(Encoder):
         folder = model_folder(name)
         refuse_code(folder)
         said = read_preprocessor(folder)
-        return cls(
+        encoder = cls(
             load_model(folder), int(said.get("sampling_rate", 16_000)), bool(said.get("do_normalize", True))
         )
+        return encoder.eval()
 
     # -- from sounds to frames -----------------------------------------------------------------------
 

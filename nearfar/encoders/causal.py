@@ -95,7 +95,7 @@ class CausalText(TransformerText):
             encoder.set_max_length(min(position_limit(encoder.model) or READ, READ))
         encoder.pooling_is_own = True
         _require_causal(encoder, str(name))
-        return encoder
+        return encoder.eval()
 
     @classmethod
     def tiny(cls, texts: Sequence[str], max_length: int = READ, **size: Any) -> Self:

@@ -49,6 +49,15 @@ class ComposedText(Encoder):
         """Batches as the first part cuts them."""
         return self.first.batches(rows, batch_size)
 
+    def set_max_length(self, max_length: int) -> None:
+        """Keep `max_length` tokens of every text from now on, in every part.
+
+        Raises:
+            ArgumentError: a part has no such limit, or cannot take so many.
+        """
+        for part in self.parts:
+            cast(Encoder, part).set_max_length(max_length)
+
     @abstractmethod
     def forward(self, inputs: dict[str, Tensor]) -> Features:
         """Encode what the first part prepared."""

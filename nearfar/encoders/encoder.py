@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Self
 from torch import Tensor, nn
 
 from nearfar.data.kinds import Kind
+from nearfar.errors import ArgumentError
 
 
 @dataclass
@@ -75,6 +76,14 @@ class Encoder(nn.Module, ABC):
         for start in range(0, len(rows), batch_size):
             positions = range(start, min(start + batch_size, len(rows)))
             yield positions, self.prepare([rows[i] for i in positions])
+
+    def set_max_length(self, max_length: int) -> None:
+        """Keep `max_length` tokens of every text from now on.
+
+        Raises:
+            ArgumentError: it has no such limit, or cannot take so many.
+        """
+        raise ArgumentError(f"max_length={max_length}: {type(self).__name__} reads all of an example")
 
     def reset_counts(self) -> None:
         """Forget what `note` counts."""

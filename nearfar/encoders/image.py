@@ -208,7 +208,7 @@ class TransformersImage(PictureEncoder):
         """
         folder = model_folder(name)
         refuse_code(folder)
-        return cls(load_model(folder), read_preprocessor(folder), pooling)
+        return cls(load_model(folder), read_preprocessor(folder), pooling).eval()
 
     def forward(self, inputs: dict[str, Tensor]) -> Features:
         """Encode "pixels", [B, 3, height, width] in [0, 1]."""

@@ -23,6 +23,9 @@ _LAYOUTS = (
 )
 """Where checkpoints keep the head's map, norm and bias: the families of BERT, RoBERTa and DistilBERT."""
 
+_OLD_NAMES = {"gamma": "weight", "beta": "bias"}
+"""What older checkpoints of BERT's family call the parameters of a norm -> what they are called now."""
+
 
 class MaskedText(TransformerText):
     """A text encoder that also predicts hidden tokens, with its input embeddings as output matrix.
@@ -109,6 +112,13 @@ class MaskedText(TransformerText):
                 "FOLDER"
             )
 
+    @classmethod
+    def around(cls, encoder: TransformerText) -> Self:
+        """The encoder with a new head over the vocabulary; it shares the weights."""
+        made = cls(encoder.model, encoder.tokenizer, encoder.pooling, encoder.max_length, encoder.normalise)
+        made.pooling_is_own, made.pretrained = encoder.pooling_is_own, encoder.pretrained
+        return made.train(encoder.training)
+
     def plain(self) -> TransformerText:
         """The encoder without the head over the vocabulary; it shares the weights."""
         plain = TransformerText(self.model, self.tokenizer, self.pooling, self.max_length, self.normalise)
@@ -133,6 +143,7 @@ def _read_head(folder: Path, head: MLMHead) -> bool:
                 places = {dense: "dense", norm: "norm", bias.removesuffix(".bias"): ""}
                 for key in tensors.keys():  # noqa: SIM118 (no mapping)
                     owner, _, last = key.rpartition(".")
+                    last = _OLD_NAMES.get(last, last)
                     if owner in places and (places[owner] or key == bias):
                         found[f"{places[owner]}.{last}".lstrip(".")] = tensors.get_tensor(key).float()
     own = head.state_dict()

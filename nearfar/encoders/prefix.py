@@ -112,8 +112,8 @@ class PrefixText(TransformerText):
                 f"{type(encoder).__name__} cannot be given a prompt, since it embeds in a way of its own: give a plain "
                 "encoder of texts, such as the one that it was made of"
             )
-        settings = TransformerText.settings(encoder)
-        made = cls(encoder.model, encoder.tokenizer, **settings, prompt_length=prompt_length)
+        own = (encoder.pooling, encoder.max_length, encoder.normalise)
+        made = cls(encoder.model, encoder.tokenizer, *own, prompt_length=prompt_length)
         made.pooling_is_own = encoder.pooling_is_own
         return made.train(encoder.training)
 

@@ -177,4 +177,14 @@ def lower_case(tokenizer: Any) -> None:
     from tokenizers.normalizers import Sequence as Steps
 
     before = tokenizer.backend_tokenizer.normalizer
-    tokenizer.backend_tokenizer.normalizer = Steps([Lowercase(), *([before] if before else [])])
+    if not reads_lower_case(tokenizer):
+        tokenizer.backend_tokenizer.normalizer = Steps([Lowercase(), *([before] if before else [])])
+
+
+def reads_lower_case(tokenizer: Any) -> bool:
+    """Whether a tokenizer is as `lower_case` leaves it."""
+    from tokenizers.normalizers import Lowercase
+    from tokenizers.normalizers import Sequence as Steps
+
+    steps = tokenizer.backend_tokenizer.normalizer
+    return isinstance(steps, Steps) and isinstance(steps[0], Lowercase)

@@ -143,8 +143,8 @@ class PromptedText(TransformerText):
         return tokens[rows, mask.sum(dim=1) - 1 - self.prompt.behind]  # `prepare` pads on the right
 
     def settings(self) -> dict[str, Any]:
-        """Template, limit and scaling."""
-        return {name: getattr(self, name) for name in ("template", "max_length", "normalise")}
+        """Template, limit and scaling, and whether all is put in lower case, where it is."""
+        return self._said("template", "max_length", "normalise")
 
 
 def read_template(tokenizer: Any, template: str) -> Prompt:

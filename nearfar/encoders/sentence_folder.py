@@ -94,7 +94,9 @@ def _refuse_prompt(folder: Path) -> None:
         )
 
 
-def write_sentence_folder(folder: Path, dim: int, pooling: str, normalise: bool, max_length: int) -> None:
+def write_sentence_folder(
+    folder: Path, dim: int, pooling: str, normalise: bool, max_length: int, lower_case: bool
+) -> None:
     """Add the files that make sentence-transformers read a transformers folder as an embedding model.
 
     A pooling that sentence-transformers does not have is left out: the folder then stays a plain
@@ -115,7 +117,8 @@ def write_sentence_folder(folder: Path, dim: int, pooling: str, normalise: bool,
     )
     flags = {flag: theirs == names[pooling] for flag, theirs in _FLAGS.items()}
     write_json(folder / "1_Pooling" / "config.json", {"word_embedding_dimension": dim, **flags})
-    write_json(folder / "sentence_bert_config.json", {"max_seq_length": max_length, "do_lower_case": False})
+    limits = {"max_seq_length": max_length, "do_lower_case": lower_case}
+    write_json(folder / "sentence_bert_config.json", limits)
     write_json(
         folder / "config_sentence_transformers.json",
         {"prompts": {}, "default_prompt_name": None, "similarity_fn_name": "cosine"},

@@ -24,6 +24,7 @@ from nearfar.encoders.pretrained import (
     lower_case,
     model_folder,
     position_limit,
+    reads_lower_case,
     refuse_code,
     save_model,
 )
@@ -126,7 +127,7 @@ class TransformerText(Encoder):
             normalise=said.normalise,
         )
         encoder.pooling_is_own, encoder.pretrained = bool(pooling or said.pooling), True
-        return encoder
+        return encoder.eval()  # as its model is
 
     @classmethod
     def tiny(cls, texts: Sequence[str], max_length: int = 64, **size: Any) -> Self:
@@ -300,8 +301,13 @@ class TransformerText(Encoder):
             self.pooling, self.pooling_is_own = chosen, True
 
     def settings(self) -> dict[str, Any]:
-        """Pooling, limit and scaling."""
-        return {name: getattr(self, name) for name in ("pooling", "max_length", "normalise")}
+        """Pooling, limit and scaling, and whether all is put in lower case, where it is."""
+        return self._said("pooling", "max_length", "normalise")
+
+    def _said(self, *names: str) -> dict[str, Any]:
+        # Some tokenizers of transformers are made anew of their vocabulary, and lose the step that `lower_case` added.
+        lower = {"lower_case": True} if reads_lower_case(self.tokenizer) else {}
+        return {**{name: getattr(self, name) for name in names}, **lower}
 
     def save(self, folder: Path) -> None:
         """Write a folder that sentence-transformers and transformers read as well.
@@ -316,7 +322,8 @@ class TransformerText(Encoder):
         write_settings(folder, self)
 
     def _write_for_others(self, folder: Path) -> None:
-        write_sentence_folder(folder, self.dim, self.pooling, self.normalise, self.max_length)
+        lower = reads_lower_case(self.tokenizer)
+        write_sentence_folder(folder, self.dim, self.pooling, self.normalise, self.max_length, lower)
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -328,8 +335,11 @@ class TransformerText(Encoder):
         _, settings = read_settings(folder, expected=cls.__name__)
         refuse_code(folder)
         pooling_is_own = settings.pop("pooling_is_own", True)
-        encoder = cls(cls.read_model(folder), load_tokenizer(folder), **settings)
+        tokenizer = load_tokenizer(folder)
+        if settings.pop("lower_case", False):
+            lower_case(tokenizer)
+        encoder = cls(cls.read_model(folder), tokenizer, **settings)
         for part, file in cls.beside.items():
             read_weights(folder, getattr(encoder, part), file)
         encoder.pooling_is_own = pooling_is_own
-        return encoder
+        return encoder.eval()

@@ -131,6 +131,7 @@ class _Trainer:
 
     def run(self, resume: bool) -> Run:
         done = self._resume() if resume else 0
+        self.method.train()  # encoders are read in evaluation mode, and within an epoch nothing else changes it
         settings, run = self.settings, self.run_so_far
         log = Log(self.folder if self.main else None, settings.logs, done)
         started = time.monotonic()
@@ -301,6 +302,7 @@ class _Trainer:
                 "looks": self.alarm.looks,
                 "watch": self.watch.state(self.folder),
                 "settings": self._identity(),
+                "scaler": self.fabric.strategy.precision.state_dict(),  # numbers; empty but for 16-mixed
             }
             place = self.folder / "checkpoints"
             save_checkpoint(place, self.method, self.optimisers, facts, self.finding.starts)
@@ -316,6 +318,8 @@ class _Trainer:
         self.run_so_far = Run(facts["step"], facts["losses"], facts["seconds"], facts["stopped"])
         self.alarm.looks = facts["looks"]
         self.watch.load(facts["watch"], self.folder)
+        if facts.get("scaler"):
+            self.fabric.strategy.precision.load_state_dict(facts["scaler"])
         self.finding.again(place, facts["step"])
         step: int = facts["step"]
         return step

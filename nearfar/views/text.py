@@ -32,8 +32,9 @@ def dropout_twins(encoder: Encoder, inputs: dict[str, Tensor], n: int = 2, **tap
     """
     if n < 2:
         raise ArgumentError(f"n={n}: twins are at least 2")
-    if not any(isinstance(part, _DROPOUTS) and part.training and part.p > 0 for part in encoder.modules()):
-        reason = "has no dropout" if encoder.training else "is in evaluation mode: call .train() first"
+    dropouts = [part for part in encoder.modules() if isinstance(part, _DROPOUTS) and part.p > 0]
+    if not any(part.training for part in dropouts):
+        reason = "is in evaluation mode: call .train() first" if dropouts else "has no dropout"
         raise ArgumentError(
             f"dropout twins of {type(encoder).__name__} would be equal, because the encoder {reason}"
         )

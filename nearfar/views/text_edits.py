@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from nearfar.encoders.prompted import PromptedText
 from nearfar.encoders.text import TransformerText
 from nearfar.errors import ArgumentError, check_between
 from nearfar.views.lexicon import Lexicon
@@ -90,14 +91,20 @@ def edit_inputs(
         lexicon: of the encoder.
 
     Returns:
-        Inputs of B rows. Special tokens at both ends stay; what has grown over `encoder.max_length` is cut.
+        Inputs of B rows. Special tokens at both ends and the prompt of a `PromptedText` stay; a text that has grown
+        over `encoder.max_length` is cut.
     """
     rng = np.random.default_rng(int(torch.randint(2**62, (), generator=generator)))
+    prompt = encoder.prompt if isinstance(encoder, PromptedText) else None
+    longest = encoder.max_length + (prompt.length if prompt else 0)
     rows = []
     for ids, mask in zip(inputs["ids"], inputs["mask"], strict=True):
         row = ids[mask].tolist()
-        start, stop = inner(row, lexicon.ends)
-        room = encoder.max_length - start - (len(row) - stop)
+        if prompt:  # its tokens are no text, and what it pools is found by its place from the end
+            start, stop = prompt.start + len(prompt.before), len(row) - prompt.end - len(prompt.after)
+        else:
+            start, stop = inner(row, lexicon.ends)
+        room = longest - start - (len(row) - stop)
         middle = edit_text(row[start:stop], recipe, rng, lexicon)[:room]
         rows.append(torch.tensor(row[:start] + middle + row[stop:]))
     lengths = torch.tensor([len(row) for row in rows])
