@@ -10,7 +10,14 @@ from sklearn.neighbors import KNeighborsClassifier
 from nearfar.errors import ArgumentError
 from nearfar.measures import probes as probes_module
 from nearfar.measures.clustering import clustering_metrics, kmeans_measure
-from nearfar.measures.intervals import bootstrap_interval, mean_interval, paired_interval, wilson_interval
+from nearfar.measures.intervals import (
+    bootstrap_interval,
+    holm,
+    mean_interval,
+    paired_interval,
+    paired_p,
+    wilson_interval,
+)
 from nearfar.measures.negatives import negative_audit
 from nearfar.measures.probes import cross_validated_probe, knn_probe, logistic_probe, ridge_probe
 
@@ -221,3 +228,27 @@ def test_a_ridge_probe_says_what_is_wrong() -> None:
         ridge_probe(x, y[:19], x, y)
     with pytest.raises(ArgumentError, match="row 2 holds NaN"):
         ridge_probe(x, np.where(np.arange(20)[:, None] == 1, np.nan, y), x, y)
+
+
+def test_the_paired_test_is_that_of_scipy_and_agrees_with_the_interval() -> None:
+    drawn = np.random.default_rng(0).normal(size=(50, 2, 4))
+    for a, b in drawn:
+        p, gap = paired_p(a, b), paired_interval(a, b)
+        assert p == pytest.approx(ttest_rel(a, b).pvalue)
+        assert (p < 0.05) == (gap.low > 0 or gap.high < 0)
+    assert paired_p([1.0, 2.0], [1.0, 2.0]) == 1
+    assert paired_p([1.0, 2.0], [0.0, 1.0]) == 0
+    with pytest.raises(ArgumentError, match="at least two"):
+        paired_p([1.0], [0.0])
+
+
+def test_holm_corrects_step_by_step() -> None:
+    assert holm([0.01, 0.04, 0.03, 0.005]) == [
+        True,
+        False,
+        False,
+        True,
+    ]  # limits .0125, .0167, .025, .05 in order
+    assert holm([0.02, 0.02]) == [True, True]
+    assert holm([0.03, 0.9]) == [False, False]
+    assert holm([]) == []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -51,6 +51,33 @@ def paired_interval(a: ArrayLike, b: ArrayLike) -> Interval:
     if len(one) != len(two):
         raise ArgumentError(f"a and b must hold one value for each seed, got {len(one)} and {len(two)}")
     return mean_interval(one - two)
+
+
+def paired_p(a: ArrayLike, b: ArrayLike) -> float:
+    """Two-sided p of Student's t test that a_i - b_i has mean 0; 1 where all are 0.
+
+    Raises:
+        ArgumentError: as `paired_interval`, or fewer than two values.
+    """
+    from scipy.stats import t as student
+
+    gap = as_values(a, "a") - as_values(b, "b")
+    if len(gap) < 2:
+        raise ArgumentError("a test over seeds needs at least two of them")
+    spread = float(gap.std(ddof=1)) / len(gap) ** 0.5
+    if spread == 0:
+        return float(not gap.any())
+    return float(2 * student.sf(abs(float(gap.mean())) / spread, len(gap) - 1))
+
+
+def holm(p: Sequence[float]) -> list[bool]:
+    """Which of several hypotheses are rejected with a chance of at most 5% that any is so wrongly (Holm 1979)."""
+    rejected = [False] * len(p)
+    for rank, place in enumerate(sorted(range(len(p)), key=lambda i: p[i])):
+        if p[place] > (1 - LEVEL) / (len(p) - rank):
+            break
+        rejected[place] = True
+    return rejected
 
 
 def bootstrap_interval(

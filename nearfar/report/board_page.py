@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from nearfar.files import read_json
+from nearfar.measures.intervals import holm, paired_p
 from nearfar.report.tables import markdown, number
 
 PAGE = Path("docs/boards.md")
@@ -16,11 +17,12 @@ HEAD = """\
 # Boards
 
 Families of methods under equal conditions: the same rows, encoder, steps and seeds, as `nearfar compare` does it.
-Differences are paired by seed, and their interval is over the seeds; where it holds 0, the two are not told apart.
-All seeds share the training rows, the encoder that they start from, and the tests, so an interval says nothing of other
+Differences are paired by seed, and their interval is over the seeds; where it holds 0, the two are not told apart. All
+seeds share the training rows, the encoder that they start from, and the tests, so an interval says nothing of other
 texts or other tests. None is corrected for the number of comparisons: of twenty between equals about one stands apart.
-Methods are compared with the first one only, so their order among each other has no support. Runs follow one another in
-one process, which others share the machine with: seconds tell orders of magnitude."""
+The names in bold stand apart with a correction for the number of methods in their line, too (Holm, 5%). Methods are
+compared with the first one only, so their order among each other has no support. Runs follow one another in one
+process, which others share the machine with: seconds tell orders of magnitude."""
 
 LOWER = ("alignment", "uniformity")
 """Figures of which less is better."""
@@ -59,11 +61,13 @@ def told_apart(result: Result, part: Mapping[str, Any]) -> list[str]:
     base = part["methods"][0]
     said = []
     for figure in result["figures"]:
+        values = {arm: own[figure] for arm, own in part["values"].items()}
+        sure = holm([paired_p(values[method], values[base]) for method in part["methods"][1:]])
         words: dict[str, list[str]] = {"above": [], "below": [], "not told apart from": []}
-        for method in part["methods"][1:]:
+        for method, survives in zip(part["methods"][1:], sure, strict=True):
             gap = part["differences"][method][figure]
             side = "above" if gap["low"] > 0 else "below" if gap["high"] < 0 else "not told apart from"
-            words[side].append(f"{method} ({gap['mean']:+.3f})")
+            words[side].append(f"{f'**{method}**' if survives else method} ({gap['mean']:+.3f})")
         parts = [f"{side} {base}: {', '.join(names) or 'none'}" for side, names in words.items()]
         lower = " (lower is better)" if figure in LOWER else ""
         said.append(f"**{figure}**{lower}: " + "; ".join(parts) + ".")
