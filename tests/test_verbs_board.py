@@ -14,6 +14,7 @@ from nearfar.data.table import Table
 from nearfar.errors import ArgumentError
 from nearfar.experiment import Board, Track
 from nearfar.measures.intervals import paired_interval
+from nearfar.report import pictures
 from nearfar.report.board_page import board_rows, boards_page, told_apart
 from nearfar.report.pictures import plane_picture
 from nearfar.verbs import board as verb
@@ -123,6 +124,19 @@ def test_an_interrupted_board_goes_on_where_it_stopped(folder: Path, monkeypatch
 def test_an_unknown_board_is_named() -> None:
     with pytest.raises(ArgumentError, match="there is no board 'boards/nothing'"):
         load_board("boards/nothing", "nowhere")
+
+
+def test_names_in_a_plane_do_not_cover_each_other() -> None:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    figure = pictures._figure(8.2, 5.2)
+    axes = figure.subplots()
+    points = {"one": (0.5, 0.5), "another": (0.51, 0.5), "a third": (0.5, 0.51), "far": (0.0, 0.0)}
+    axes.scatter(*zip(*points.values(), strict=True))
+    pictures._label(figure, axes, points)
+    assert sorted(text.get_text() for text in axes.texts) == sorted(points)
+    boxes = [text.get_window_extent(FigureCanvasAgg(figure).get_renderer()) for text in axes.texts]
+    assert all(box.count_overlaps(boxes) == 1 for box in boxes), "only with itself"
 
 
 def test_a_plane_without_points_is_refused(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -170,10 +170,6 @@ def plane_picture(
     axes = figure.subplots()
     x, y, colour = np.asarray(list(points.values()), dtype=np.float64).T
     dots = axes.scatter(x, y, c=colour, s=70, cmap="viridis", edgecolors="white", linewidths=0.8, zorder=3)
-    for name, (across, up, _) in points.items():
-        axes.annotate(
-            name, (across, up), (6, 4), textcoords="offset points", fontsize=8, color=_TEXT, zorder=4
-        )
     axes.set_xlabel(titles[0], color=_SOFT)
     axes.set_ylabel(titles[1], color=_SOFT)
     axes.margins(x=0.15, y=0.1)
@@ -182,7 +178,48 @@ def plane_picture(
     bar.outline.set_visible(False)
     _plain(axes, "y")
     axes.grid(True, axis="x", color=_LINE, linewidth=0.8)
+    _label(figure, axes, {name: (across, up) for name, (across, up, _) in points.items()})
     _write(figure, path)
+
+
+def _label(figure: Figure, axes: Axes, points: Mapping[str, tuple[float, float]]) -> None:
+    """Write names beside dots, each at the first place around its dot where it covers no other name or dot."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()  # only then is it known where things are
+    dots = axes.transData.transform(list(points.values()))
+    taken: list[Any] = []
+    for name, point in points.items():
+        boxes = {}
+        for across, up, side in _PLACES:
+            text = axes.annotate(
+                name,
+                point,
+                (across, up),
+                textcoords="offset points",
+                ha=side,
+                fontsize=8,
+                color=_TEXT,
+                zorder=4,
+            )
+            box = text.get_window_extent(canvas.get_renderer())
+            covered = box.count_overlaps(taken) + int(box.count_contains(dots))
+            boxes[text] = (covered, box)
+            if not covered:
+                break
+        best = min(boxes, key=lambda text: boxes[text][0])
+        for text in boxes.keys() - {best}:
+            text.remove()
+        taken.append(boxes[best][1])
+
+
+_PLACES = tuple(
+    (across, up + shift, side)
+    for shift in (0, 10, -10)
+    for across, up, side in ((6, 4, "left"), (-6, 4, "right"), (6, -10, "left"), (-6, -10, "right"))
+)
+"""Where a name may stand, in points from its dot, and which of its ends is there."""
 
 
 def _figure(width: float, height: float) -> Figure:
