@@ -145,13 +145,19 @@ def test_a_plane_without_points_is_refused(tmp_path: Path) -> None:
 
 
 def test_what_is_told_apart_follows_from_the_intervals() -> None:
-    gaps = {"up": [0.2, 0.201, 0.199], "down": [-0.148, -0.11, -0.072], "same": [0.1, -0.1, 0.3]}
+    gaps = {
+        "up": [0.2, 0.201, 0.199],
+        "down": [-0.148, -0.11, -0.072],
+        "same": [0.1, -0.1, 0.3],
+        "before": [0.3, 0.31, 0.29],
+    }
     values = {"base": {"f": [0.0] * 3}, **{name: {"f": gap} for name, gap in gaps.items()}}
     differences = {name: {"f": paired_interval(gap, [0.0] * 3)._asdict()} for name, gap in gaps.items()}
-    part = {"methods": ["base", *gaps], "differences": differences, "values": values}
+    part = {"methods": ["base", "up", "down", "same"], "differences": differences, "values": values}
     (said,) = told_apart({"figures": {"f": []}}, part)
     assert said == (
-        "**f**: above base: **up** (+0.200); below base: down (-0.110); not told apart from base: same (+0.100)."
+        "**f**: above base: **up** (+0.200), **no training** (+0.300); below base: down (-0.110); "
+        "not told apart from base: same (+0.100)."
     )
     assert "lower is better" in told_apart({"figures": {"uniformity": []}}, _renamed(part))[0]
 

@@ -20,7 +20,7 @@ Families of methods under equal conditions: the same rows, encoder, steps and se
 Differences are paired by seed, and their interval is over the seeds; where it holds 0, the two are not told apart. All
 seeds share the training rows, the encoder that they start from, and the tests, so an interval says nothing of other
 texts or other tests. None is corrected for the number of comparisons: of twenty between equals about one stands apart.
-The names in bold stand apart with a correction for the number of methods in their line, too (Holm, 5%). Methods are
+The names in bold stand apart with a correction for the number of names in their line, too (Holm, 5%). Methods are
 compared with the first one only, so their order among each other has no support. Runs follow one another in one
 process, which others share the machine with: seconds tell orders of magnitude."""
 
@@ -57,17 +57,19 @@ def board_rows(result: Result, part: Mapping[str, Any]) -> tuple[list[str], list
 
 
 def told_apart(result: Result, part: Mapping[str, Any]) -> list[str]:
-    """What the intervals say, in sentences, a figure each."""
-    base = part["methods"][0]
+    """What the intervals say of the methods and of the encoder without training, in sentences, a figure each."""
+    base, *methods = part["methods"]
+    others = methods + [arm for arm in part["values"] if arm == "before" or arm.startswith(f"before {base}")]
     said = []
     for figure in result["figures"]:
         values = {arm: own[figure] for arm, own in part["values"].items()}
-        sure = holm([paired_p(values[method], values[base]) for method in part["methods"][1:]])
+        sure = holm([paired_p(values[arm], values[base]) for arm in others])
         words: dict[str, list[str]] = {"above": [], "below": [], "not told apart from": []}
-        for method, survives in zip(part["methods"][1:], sure, strict=True):
-            gap = part["differences"][method][figure]
+        for arm, survives in zip(others, sure, strict=True):
+            gap = part["differences"][arm][figure]
             side = "above" if gap["low"] > 0 else "below" if gap["high"] < 0 else "not told apart from"
-            words[side].append(f"{f'**{method}**' if survives else method} ({gap['mean']:+.3f})")
+            name = arm if arm in methods else "no training"
+            words[side].append(f"{f'**{name}**' if survives else name} ({gap['mean']:+.3f})")
         parts = [f"{side} {base}: {', '.join(names) or 'none'}" for side, names in words.items()]
         lower = " (lower is better)" if figure in LOWER else ""
         said.append(f"**{figure}**{lower}: " + "; ".join(parts) + ".")
