@@ -85,7 +85,7 @@ def board_section(family: str, result: Result) -> list[str]:
         count = len(next(iter(part["seconds"].values())))
         parts += [
             f"### {result['title']}, {track}",
-            f"{part['table'].capitalize()} (`{part['fingerprint']}`), {count} seeds.",
+            f"{part['table'][:1].upper()}{part['table'][1:]} (`{part['fingerprint']}`), {count} seeds.",
             markdown(*board_rows(result, part)),
             _list(told_apart(result, part)),
             f"![Methods by {next(iter(result['figures']))}](images/{stem}.svg)",
