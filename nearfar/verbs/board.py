@@ -57,6 +57,7 @@ def run_board(
         "tracks": tracks,
         "figures": {figure: list(measures) for figure, measures in board.figures.items()},
         "across": list(board.across),
+        "encoder": board.encoder.name,
         "settings": dict(board.settings),
         "seeds": count,
         "remarks": list(board.remarks),
