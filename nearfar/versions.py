@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
+from nearfar.files import fingerprint_of_sources
 from nearfar.version import __version__
 
 
@@ -30,6 +31,11 @@ def versions(packages: Sequence[str] = ()) -> dict[str, str]:
         "processor": _processor(),
         "threads": str(torch.get_num_threads()),
     }
+
+
+def own_code() -> str:
+    """Fingerprint of nearfar's own sources, as they are on disk now."""
+    return fingerprint_of_sources(Path(__file__).parent)
 
 
 def _processor() -> str:

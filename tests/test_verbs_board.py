@@ -14,6 +14,7 @@ from nearfar.data.table import Table
 from nearfar.errors import ArgumentError
 from nearfar.experiment import Board, Track
 from nearfar.measures.intervals import paired_interval
+from nearfar.recipes.boards import sentence
 from nearfar.report import pictures
 from nearfar.report.board_page import board_rows, boards_page, told_apart
 from nearfar.report.pictures import plane_picture
@@ -142,6 +143,13 @@ def test_names_in_a_plane_do_not_cover_each_other() -> None:
 def test_a_plane_without_points_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ArgumentError, match="without methods"):
         plane_picture({}, ("x", "y", "z"), tmp_path / "plane.svg")
+
+
+def test_no_text_of_a_test_is_trained_on() -> None:
+    tests = {"pairs": Table.from_columns({"text": ["A dog, running!"], "positive": ["Two cats"]})}
+    rows = {"text": ["a dog running", "a dog", "rain", "snow"], "positive": ["x", "y", "two  cats.", "z"]}
+    kept = sentence._apart(Table.from_columns(rows), tests)
+    assert sorted(kept.column("text")) == ["a dog", "snow"]
 
 
 def test_what_is_told_apart_follows_from_the_intervals() -> None:

@@ -223,7 +223,7 @@ def test_finished_runs_are_not_run_again(
     assert more.values["mlm"]["mrr@10"][:2] == result.values["mlm"]["mrr@10"]
     compare(METHODS, pairs_csv, seeds=2, out=folder, **{**settings, "steps": 1})
     assert len(calls) == before + 3 + 4, "other settings are other runs"
-    monkeypatch.setattr(verb, "fingerprint_of_sources", lambda folder: "other code")
+    monkeypatch.setattr(verb, "own_code", lambda: "other code")
     compare(METHODS, pairs_csv, seeds=2, out=folder, **{**settings, "steps": 1})
     assert len(calls) == before + 3 + 4 + 4, "what other code has found is not mixed with what this one finds"
 

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from scipy.stats import ttest_rel
 
+import nearfar
 from nearfar.errors import ArgumentError, NearfarError
 from nearfar.experiment import Claim, DataFolder, Experiment
 from nearfar.files import fingerprint_of_sources
@@ -24,6 +25,7 @@ RECIPE = '''
 import json
 import os
 
+import nearfar
 from nearfar.errors import ArgumentError
 from nearfar.experiment import Claim, Experiment
 
@@ -94,7 +96,7 @@ def test_code_that_changes_under_a_run_ends_it(
 ) -> None:
     """Arms are processes of their own, which read the code as it is then."""
     figures(data, base=[0.1, 0.2], method=[0.3, 0.4])
-    monkeypatch.setattr(verb, "fingerprint_of_sources", lambda folder: "the code of before")
+    monkeypatch.setattr(verb, "own_code", lambda: "the code of before")
     with pytest.raises(NearfarError, match="the code of nearfar was changed meanwhile"):
         reproduce("mlm", out=tmp_path / "results", data_dir=data, seeds=2)
     assert not (data / "trace.txt").exists()
@@ -121,7 +123,7 @@ def test_an_interrupted_run_goes_on_and_the_result_has_all_of_the_evidence(
     assert sorted(place.name for place in out.iterdir()) == ["mlm.json", "mlm.svg"]
     assert (out / "mlm.svg").read_text() == "<svg>not shown</svg>"
     assert json.loads((out / "mlm.json").read_text()) == result
-    assert result["code"] == fingerprint_of_sources(verb.PACKAGE)
+    assert result["code"] == fingerprint_of_sources(Path(nearfar.__file__).parent)
 
     assert result["method"] == "mlm"
     assert result["claim"] == "the method scores higher"

@@ -16,7 +16,6 @@ from nearfar.data.source import cache_folder
 from nearfar.data.table import Table
 from nearfar.encoders.text import TransformerText
 from nearfar.experiment import Claim, DataFolder, Experiment
-from nearfar.files import fingerprint_of_sources
 from nearfar.measures.retrieval import ranking_metrics
 from nearfar.method import Embed
 from nearfar.methods.retrieval.ance import ANCE
@@ -26,6 +25,7 @@ from nearfar.space import Space
 from nearfar.training.closed_form import embedding_of
 from nearfar.training.settings import Settings
 from nearfar.training.trainer import train
+from nearfar.versions import own_code
 
 ROWS, LENGTH = 4000, 24
 """Training pairs, and tokens read of a text."""
@@ -109,7 +109,7 @@ class RandomNegatives(ANCE):
 
 def warmed(training: Table, seed: int) -> Path:
     """The folder of a space after the warm-up; trained at the first call and cached by code, data and settings."""
-    code = fingerprint_of_sources(Path(__file__).parent.parent)
+    code = own_code()
     identity = json.dumps([code, training.fingerprint, LENGTH, WARM_UP, SETTINGS, seed])
     place = cache_folder() / "warm-ups" / f"ance-{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
     if not place.exists():

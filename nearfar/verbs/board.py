@@ -12,10 +12,10 @@ from typing import Any
 
 from nearfar.errors import ArgumentError
 from nearfar.experiment import Board, DataFolder, Track
-from nearfar.files import fingerprint_of_sources, write_json
+from nearfar.files import write_json
 from nearfar.measures.intervals import paired_interval
 from nearfar.verbs.compare import Comparison, compare
-from nearfar.versions import versions
+from nearfar.versions import own_code, versions
 
 BOARDS = "boards/"
 """How the names of boards begin."""
@@ -37,7 +37,7 @@ def run_board(
     kept = file.parent / f".{file.stem}"
     if fresh and kept.exists():
         shutil.rmtree(kept)
-    tracks = {}
+    code, tracks = own_code(), {}
     for track, part in board.tracks.items():
         found = compare(
             part.methods,
@@ -63,7 +63,7 @@ def run_board(
         "remarks": list(board.remarks),
         "command": f"nearfar reproduce {name}" + (f" --seeds {count}" if count != board.seeds else ""),
         "versions": versions(),
-        "code": fingerprint_of_sources(Path(__file__).parent.parent),
+        "code": code,
     }
     write_json(file, result)
     _draw(result, file)

@@ -12,14 +12,14 @@ from nearfar.data.kinds import Reading
 from nearfar.data.splits import holdout
 from nearfar.data.table import OnBadRow, Table, read_table
 from nearfar.errors import ArgumentError
-from nearfar.files import fingerprint_of_sources, read_json, write_json
+from nearfar.files import read_json, write_json
 from nearfar.measures.embeddings import Measurement, primary_measure
 from nearfar.measures.intervals import mean_interval, paired_interval
 from nearfar.memory import peak_mb, reset_peak
 from nearfar.progress import progress
 from nearfar.verbs.building import hyperparameters_of, reads_of, require_columns, together_of
 from nearfar.verbs.fitting import fit_rows
-from nearfar.versions import versions
+from nearfar.versions import own_code, versions
 
 HELD_OUT_LIMIT = 2000
 
@@ -128,7 +128,7 @@ def compare(
     }
     folder = None if out is None else Path(out)
     told = {**data, **settings, "versions": versions()}
-    code = fingerprint_of_sources(Path(__file__).parent.parent)  # of another code no finished run is taken
+    code = own_code()  # of another code no finished run is taken
     runs: dict[tuple[str, int], dict[str, Any]] = {}
     known: dict[str, dict[str, Measurement]] | None = {} if tests else None  # all runs start from few spaces
     with progress("comparing", len(methods) * seeds) as shown:

@@ -15,15 +15,13 @@ from typing import Any
 
 from nearfar.errors import ArgumentError, NearfarError
 from nearfar.experiment import Claim, DataFolder, Experiment
-from nearfar.files import fingerprint_of_sources, read_json, write_json
+from nearfar.files import read_json, write_json
 from nearfar.measures.intervals import paired_interval
 from nearfar.methods import entry
 from nearfar.progress import progress
 from nearfar.verbs.board import BOARDS, run_board
 from nearfar.verbs.board import as_text as board_as_text
-from nearfar.versions import versions
-
-PACKAGE = Path(__file__).parent.parent
+from nearfar.versions import own_code, versions
 
 
 def reproduce(
@@ -68,7 +66,7 @@ def reproduce(
     partial = out / f".{method}.partial.json"
     if fresh:
         partial.unlink(missing_ok=True)
-    code = fingerprint_of_sources(PACKAGE)
+    code = own_code()
     identity = {"data": dict(experiment.data), "versions": versions(experiment.packages), "code": code}
     kept = read_json(partial) if partial.exists() else {}
     runs: dict[str, dict[str, Any]] = kept.get("runs", {}) if kept.get("identity") == identity else {}
@@ -134,7 +132,7 @@ def _run_apart(method: str, arm: str, seed: int, data_dir: str, code: str) -> di
 
 def _run_here(answers: Connection, method: str, arm: str, seed: int, data_dir: str, code: str) -> None:
     try:
-        if fingerprint_of_sources(PACKAGE) != code:
+        if own_code() != code:
             raise NearfarError(
                 "the code of nearfar was changed meanwhile: what is finished is of other code, start again"
             )
